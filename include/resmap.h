@@ -1,0 +1,242 @@
+/* resmap.h: restore brain MRI scans spoiled by motion, noise and bias field on any OpenCL device.
+ *
+ * Conventions, unless a function says otherwise:
+ *  - Every call returns a status; RESMAP_OK is 0. On failure outputs are untouched, and resmap_error()
+ *    gives one line "WHAT: WHY". The library never prints, exits or aborts.
+ *  - What a call creates is given back with the one *_free function of its type; free(NULL) is fine.
+ *  - Strings are UTF-8. Pointers returned by accessors belong to the object that gave them.
+ *  - Two contexts may be used from two threads at once; one context, and the models opened with it, by one
+ *    thread at a time. Images and reports are plain data: any thread, one writer at a time.
+ *  - Voxel arrays are float32 in NIfTI storage order: axis 0 fastest, then 1, 2, then the frames.
+ *
+ * The network and the cascade are those of the MICCAI paper ResMAP (Tang et al.), on a Restormer backbone.
+ * This is research software, not a medical device. */
+#ifndef RESMAP_H
+#define RESMAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define RESMAP_API __attribute__((visibility("default")))
+#else
+#define RESMAP_API
+#endif
+
+#define RESMAP_MAX_CLASSES 16
+#define RESMAP_MAX_STEPS 8
+
+typedef enum resmap_status {
+    RESMAP_OK = 0,
+    RESMAP_BAD_ARGUMENT,         /* the caller's fault: a value out of range, shapes that do not fit */
+    RESMAP_BAD_FILE,             /* a file that is missing, damaged, or not what it claims */
+    RESMAP_IO,                   /* writing failed: full disk, no permission, file exists */
+    RESMAP_NO_MEMORY,            /* host memory */
+    RESMAP_NO_DEVICE,            /* no OpenCL platform, no such device */
+    RESMAP_NO_DEVICE_MEMORY,     /* even the smallest tiles do not fit the device */
+    RESMAP_BUILD_FAILED,         /* the driver does not compile a kernel */
+    RESMAP_DEVICE_FAILED,        /* the driver reports an error */
+    RESMAP_SELF_CHECK_FAILED,    /* the device computes wrongly and is refused */
+    RESMAP_CANCELLED,            /* the progress callback asked to stop */
+    RESMAP_INTERNAL
+} resmap_status;
+
+/* "0.1.0" */
+RESMAP_API const char *resmap_version(void);
+/* The status in words, static. */
+RESMAP_API const char *resmap_status_text(resmap_status status);
+
+/* ---- Context -------------------------------------------------------------------------------------------- */
+
+typedef struct resmap_context resmap_context;
+
+/* Makes a context without a device: images, models, reports, synthesis in plain C and evaluation work with it.
+ * Fails with RESMAP_NO_MEMORY only. */
+RESMAP_API resmap_status resmap_context_create(resmap_context **context);
+RESMAP_API void resmap_context_free(resmap_context *context);
+/* Text of the last failed call of this context, "" if none failed; valid until the next call. */
+RESMAP_API const char *resmap_error(const resmap_context *context);
+
+typedef enum resmap_log_level { RESMAP_LOG_ERROR, RESMAP_LOG_WARNING, RESMAP_LOG_INFO, RESMAP_LOG_DEBUG } resmap_log_level;
+typedef void (*resmap_log_fn)(void *data, resmap_log_level level, const char *text);
+/* NULL (the default): silence. */
+RESMAP_API void resmap_set_log(resmap_context *context, resmap_log_fn log, void *data);
+
+/* Called often while work goes on: `what` names the stage ("restore", "self-check", …), done of total units are
+ * finished (total 0: unknown). A non-zero return cancels: the running call ends with RESMAP_CANCELLED and leaves
+ * no output behind. */
+typedef int (*resmap_progress_fn)(void *data, const char *what, size_t done, size_t total);
+RESMAP_API void resmap_set_progress(resmap_context *context, resmap_progress_fn progress, void *data);
+
+/* ---- Devices -------------------------------------------------------------------------------------------- */
+
+typedef struct resmap_device {
+    int index;                   /* what a device specification may name */
+    const char *platform, *name, *driver, *version;
+    const char *type;            /* "gpu", "cpu", "accelerator", "other" */
+    int compute_units, clock_mhz;
+    uint64_t memory_bytes, max_allocation_bytes, local_memory_bytes;
+    size_t max_work_group;
+    int fp16, fp64, subgroups;   /* what the driver claims */
+    int usable;                  /* 0: resmap would not take it; `reason` says why */
+    int chosen;                  /* 1: what "auto" takes */
+    const char *reason;
+} resmap_device;
+
+/* Lists every device of every platform; none at all is RESMAP_OK with *count 0. The list belongs to the context
+ * and is valid until the next resmap_list_devices or resmap_context_free. */
+RESMAP_API resmap_status resmap_list_devices(resmap_context *context, const resmap_device **list, size_t *count);
+
+/* Opens the device that later calls compute on, in place of the one opened before. `specification`: "auto" (or
+ * NULL), an index, a part of the name, "gpu", "cpu", or "reference" (plain C in float64; slow, exact, never taken
+ * by "auto"). RESMAP_NO_DEVICE when there is none such. Models opened earlier follow to the new device. */
+RESMAP_API resmap_status resmap_open_device(resmap_context *context, const char *specification);
+/* The opened device, or NULL. */
+RESMAP_API const resmap_device *resmap_opened_device(const resmap_context *context);
+/* Bytes of device memory in buffers of this context: now, and at most since the device was opened. */
+RESMAP_API void resmap_device_bytes(const resmap_context *context, uint64_t *now, uint64_t *peak);
+
+/* ---- Images --------------------------------------------------------------------------------------------- */
+
+typedef struct resmap_image resmap_image;
+
+/* Copies `data`. shape: lengths of the axes 0, 1, 2 and the frames (1 where there are fewer). voxel_to_world: 3 rows
+ * of 4, row-major, mm, RAS+ as NIfTI's; NULL: identity. */
+RESMAP_API resmap_status resmap_image_create(resmap_context *context, const float *data, const size_t shape[4],
+                                             const double voxel_to_world[12], resmap_image **image);
+/* Reads .nii or .nii.gz (NIfTI-1 or -2; integer and float types; slope and intercept applied). Non-finite voxels are
+ * kept as they are; restoring refuses them unless masked. */
+RESMAP_API resmap_status resmap_image_read(resmap_context *context, const char *path, resmap_image **image);
+/* Writes float32 NIfTI of the version read (NIfTI-1 for created images) with the geometry read; whole or not at all. */
+RESMAP_API resmap_status resmap_image_write(resmap_context *context, const resmap_image *image, const char *path,
+                                            int overwrite);
+RESMAP_API void resmap_image_free(resmap_image *image);
+RESMAP_API const size_t *resmap_image_shape(const resmap_image *image);          /* 4 lengths */
+RESMAP_API const double *resmap_image_voxel_to_world(const resmap_image *image); /* 12 numbers */
+RESMAP_API float *resmap_image_data(resmap_image *image);
+RESMAP_API const float *resmap_image_data_const(const resmap_image *image);
+
+/* ---- Models --------------------------------------------------------------------------------------------- */
+
+typedef struct resmap_model resmap_model;
+
+/* `name`: a file when it has a slash or ends in ".safetensors"; else a model looked up in $RESMAP_WEIGHTS_PATH
+ * (colon-separated folders), then the installed data directory. Format: weights/FORMAT.md. The model must be freed
+ * before the context. */
+RESMAP_API resmap_status resmap_model_open(resmap_context *context, const char *name, resmap_model **model);
+/* The same from a memory block, which may be freed afterwards. `name` goes into reports. */
+RESMAP_API resmap_status resmap_model_from_memory(resmap_context *context, const void *bytes, size_t size,
+                                                  const char *name, resmap_model **model);
+RESMAP_API void resmap_model_free(resmap_model *model);
+RESMAP_API const char *resmap_model_name(const resmap_model *model);
+RESMAP_API const char *resmap_model_sha256(const resmap_model *model);            /* 64 hex digits */
+RESMAP_API size_t resmap_model_class_count(const resmap_model *model);           /* 0 for arch "restormer" */
+RESMAP_API const char *resmap_model_class(const resmap_model *model, size_t index);
+/* What `resmap model` prints; to be freed with resmap_text_free. json: 0 or 1. */
+RESMAP_API resmap_status resmap_model_describe(resmap_context *context, const resmap_model *model, int json, char **text);
+RESMAP_API void resmap_text_free(char *text);
+
+/* ---- Restoring and classifying -------------------------------------------------------------------------- */
+
+typedef enum resmap_plane { RESMAP_PLANE_AUTO, RESMAP_PLANE_AXIAL, RESMAP_PLANE_CORONAL, RESMAP_PLANE_SAGITTAL } resmap_plane;
+typedef enum resmap_precision { RESMAP_PRECISION_AUTO, RESMAP_PRECISION_FP32, RESMAP_PRECISION_FP16 } resmap_precision;
+
+typedef struct resmap_options {
+    int steps;                   /* most restorations, 0…RESMAP_MAX_STEPS; -1 (default): 3, or the length of order */
+    const char *order;           /* NULL, or a forced sequence of classes, "bias,noise": nothing is classified */
+    int decide_by_slice;         /* 0: one decision a step for the volume; 1: one for every slice, as in the paper */
+    int prompt_sample;           /* 0: the centroid of the class's prompts; 1: one drawn with prompt_seed */
+    uint64_t prompt_seed;
+    resmap_plane plane;
+    int no_scale;                /* 1: feed voxel values as they are */
+    resmap_precision precision;
+    uint64_t memory_mib;         /* most device memory; 0: the device's own limits */
+} resmap_options;
+
+/* Fills in the defaults. */
+RESMAP_API void resmap_options_init(resmap_options *options);
+
+typedef struct resmap_step {
+    int class_index;             /* into the model's classes; -1: restormer models, which have none */
+    int has_probabilities;       /* 0 under a forced order */
+    double probabilities[RESMAP_MAX_CLASSES];
+    int restored;                /* 0 for the final "clean" */
+} resmap_step;
+
+typedef struct resmap_slice_report {
+    size_t index;
+    int step_count;
+    int steps[RESMAP_MAX_STEPS]; /* class indices restored */
+    int class_index;             /* classify: the class and its probabilities */
+    double probabilities[RESMAP_MAX_CLASSES];
+} resmap_slice_report;
+
+typedef struct resmap_volume_report {
+    size_t frame;
+    int constant;                /* 1: a constant frame of a 4-D file, passed through */
+    int step_count;
+    resmap_step steps[RESMAP_MAX_STEPS + 1];
+    const char *stopped;         /* "clean", "max-steps", "forced" */
+    size_t slice_count;
+    resmap_slice_report *slices;
+} resmap_volume_report;
+
+typedef struct resmap_report {
+    char *input, *output;        /* paths, NULL when from memory */
+    char *model_name, *model_sha256;
+    char *device_name, *device_platform, *device_driver;
+    const char *precision;       /* "fp32", "fp16"; "fp64" on the reference */
+    const char *plane;           /* "axial", "coronal", "sagittal" */
+    const char *decide;          /* "volume", "slice" */
+    char *prompt;                /* "centroid", "sample:7" */
+    const char *encodings;       /* where encoder results waited: "device", "host", "recomputed", "reused" */
+    int tiled;                   /* 1: independent tiles were needed, which changes the result */
+    size_t band_rows;            /* rows a band at full resolution */
+    size_t class_count;
+    char *classes[RESMAP_MAX_CLASSES];
+    size_t volume_count;
+    resmap_volume_report *volumes;
+    double seconds_setup, seconds_read, seconds_compute, seconds_write, seconds_total;
+    uint64_t device_bytes_peak;
+} resmap_report;
+
+RESMAP_API void resmap_report_free(resmap_report *report);
+/* The report as JSON text (restore: contract of `--report`; classify: of `classify --json`). */
+RESMAP_API resmap_status resmap_report_json(resmap_context *context, const resmap_report *report, int classify, char **text);
+
+/* Restores every frame of `input` by the cascade (paper §2.3). mask: NULL, or an image of the same grid (one frame),
+ * > 0.5 is inside; outside voxels come out as they were. `output` has input's geometry. report may be NULL. Needs an
+ * opened device. On a device's first use with this model a self-check runs first and refuses a device that computes
+ * wrongly. */
+RESMAP_API resmap_status resmap_restore(resmap_context *context, resmap_model *model, const resmap_image *input,
+                                        const resmap_image *mask, const resmap_options *options,
+                                        resmap_image **output, resmap_report **report);
+/* The classes and their probabilities, without restoring. */
+RESMAP_API resmap_status resmap_classify(resmap_context *context, resmap_model *model, const resmap_image *input,
+                                         const resmap_image *mask, const resmap_options *options, resmap_report **report);
+
+/* Files of one restoration; all but input and output may be NULL. */
+typedef struct resmap_files {
+    const char *input, *output, *mask;
+    const char *report, *residual, *figure;
+    int overwrite;
+} resmap_files;
+
+/* Reads, restores and writes: either every file named appears whole, or none. */
+RESMAP_API resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, const resmap_files *files,
+                                             const resmap_options *options, resmap_report **report);
+
+/* Compares the opened device with the plain-C reference on a small slice through the whole model, whatever was
+ * remembered; *error: max |a-b| / max |b|. RESMAP_SELF_CHECK_FAILED when above the bound (1e-4). */
+RESMAP_API resmap_status resmap_self_check(resmap_context *context, resmap_model *model, double *error);
+/* Folders used for caches, NULL where caching is off; static until the context is freed. */
+RESMAP_API const char *resmap_cache_folder(resmap_context *context);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,113 @@
+/* A device that computes: an OpenCL device with one context and one in-order queue, or the plain-C reference.
+ *
+ * The operations of nn/ ask rsm_device_is_reference() and then either run their plain-C path on the doubles of
+ * rsm_buffer_host(), or launch a kernel. Work is enqueued in order and finished by rsm_buffer_read or
+ * rsm_device_finish; buffers may be freed as soon as the last call that uses them has returned.
+ *
+ * Offsets, strides and counts are in elements: fp32 on OpenCL devices, float64 on the reference. */
+#ifndef RSM_DEVICE_H
+#define RSM_DEVICE_H
+
+#include "core/env.h"
+
+typedef struct rsm_device rsm_device;
+typedef struct rsm_buffer rsm_buffer;
+typedef struct rsm_kernel rsm_kernel;
+
+/* ---- Choosing ---- */
+
+typedef struct rsm_device_list rsm_device_list;
+/* All devices of all platforms, scored; an empty list is RESMAP_OK. */
+resmap_status rsm_device_list_create(rsm_env *env, rsm_device_list **list);
+void rsm_device_list_free(rsm_device_list *list);
+const resmap_device *rsm_device_list_items(const rsm_device_list *list, size_t *count);
+
+/* `specification` as resmap_open_device's. */
+resmap_status rsm_device_open(rsm_env *env, const char *specification, rsm_device **device);
+void rsm_device_close(rsm_device *device);
+const resmap_device *rsm_device_info(const rsm_device *device);
+int rsm_device_is_reference(const rsm_device *device);
+/* CPUs want wide vectors and work-groups of one; GPUs many small work-items. */
+int rsm_device_is_cpu(const rsm_device *device);
+/* The context's env, for messages. */
+rsm_env *rsm_device_env(const rsm_device *device);
+/* Names everything that can change what the device computes (platform, device, driver, library version), for keys of
+ * caches. */
+const char *rsm_device_identity(const rsm_device *device);
+resmap_status rsm_device_finish(rsm_device *device);
+
+/* ---- Memory ---- */
+
+/* `count` elements, contents undefined. Counts toward the bytes in use. RESMAP_NO_DEVICE_MEMORY when the device
+ * refuses, or when the limit set below would be passed. */
+resmap_status rsm_buffer_create(rsm_device *device, size_t count, rsm_buffer **buffer);
+void rsm_buffer_free(rsm_buffer *buffer);
+size_t rsm_buffer_count(const rsm_buffer *buffer);
+/* The doubles of a buffer on the reference; NULL on OpenCL. */
+double *rsm_buffer_host(rsm_buffer *buffer);
+/* Blocking transfers. */
+resmap_status rsm_buffer_write(rsm_device *device, rsm_buffer *buffer, size_t offset, const float *source, size_t count);
+resmap_status rsm_buffer_read(rsm_device *device, rsm_buffer *buffer, size_t offset, float *target, size_t count);
+/* Copies `rows` runs of `width` elements; run r starts at offset + r * stride on either side. The regions must not
+ * overlap unless they lie in different buffers. */
+resmap_status rsm_buffer_copy(rsm_device *device, rsm_buffer *target, size_t target_offset, size_t target_stride,
+                              rsm_buffer *source, size_t source_offset, size_t source_stride, size_t width, size_t rows);
+/* Bytes in use by buffers, and the most since the device was opened (or rsm_device_reset_peak). */
+uint64_t rsm_device_bytes(const rsm_device *device);
+uint64_t rsm_device_bytes_peak(const rsm_device *device);
+void rsm_device_reset_peak(rsm_device *device);
+/* Most bytes that buffers may take together; 0: a share of the device's memory that leaves room for others. */
+void rsm_device_set_limit(rsm_device *device, uint64_t bytes);
+uint64_t rsm_device_limit(const rsm_device *device);
+/* Largest single buffer in bytes. */
+uint64_t rsm_device_max_allocation(const rsm_device *device);
+
+/* ---- Kernels ---- */
+
+/* The kernel `name` of the program cl/`program`.cl built with `options` ("-DX=1"; "" for none; common flags are added).
+ * Programs and kernels are kept by the device: asking again is cheap, and nothing is to be freed. */
+resmap_status rsm_kernel_get(rsm_device *device, const char *program, const char *name, const char *options,
+                             rsm_kernel **kernel);
+
+typedef struct rsm_argument {
+    size_t size;                 /* 0: a buffer */
+    const void *value;
+} rsm_argument;
+/* Valid only inside the argument list of one rsm_kernel_run call. */
+#define RSM_BUFFER(b) ((rsm_argument){0, (b)})
+#define RSM_INT(i) ((rsm_argument){sizeof(int32_t), &(int32_t){(int32_t)(i)}})
+#define RSM_FLOAT(f) ((rsm_argument){sizeof(float), &(float){(float)(f)}})
+
+/* Enqueues. global: `dims` numbers of work-items, rounded up here to multiples of local (the kernel guards); local may
+ * be NULL. Offsets and sizes of buffers reach kernels as int: buffers stay below 2^31 elements. */
+resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, const size_t *global, const size_t *local,
+                             const rsm_argument *arguments, size_t argument_count);
+#define RSM_RUN(device, kernel, dims, global, local, ...)                                              \
+    rsm_kernel_run((device), (kernel), (dims), (global), (local), (const rsm_argument[]){__VA_ARGS__}, \
+                   sizeof((const rsm_argument[]){__VA_ARGS__}) / sizeof(rsm_argument))
+/* Seconds since the device was opened until its first kernel was enqueued; negative: none yet. */
+double rsm_device_first_kernel(const rsm_device *device);
+
+/* ---- GEMM ---- */
+
+/* A row-major matrix inside a buffer: element (r, c) at offset + r * stride + c. */
+typedef struct rsm_matrix {
+    rsm_buffer *buffer;
+    size_t offset, stride;
+} rsm_matrix;
+
+/* C[M,N] = A[M,K] B[K,N], plus what C held when `accumulate`. fp32 sums (float64 on the reference). C may not overlap A
+ * or B. Safe for any offset and stride >= the row's length. CLBlast or our own kernel, whichever suits the device. */
+resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
+                       int accumulate);
+
+/* ---- FFT ---- */
+
+typedef enum rsm_direction { RSM_FORWARD = -1, RSM_BACKWARD = 1 } rsm_direction;
+/* In-place complex transform (interleaved re, im) of a dense array of up to 3 axes, axis 0 fastest, all axes listed by
+ * `axes` (bit i: axis i); backward scales by 1/N. Any length: clFFT where it supports it, else Bluestein on clFFT; float64
+ * on the reference. `offset` counts elements (two a complex number). */
+resmap_status rsm_fft(rsm_device *device, rsm_buffer *buffer, size_t offset, const size_t shape[3], unsigned axes,
+                      rsm_direction direction);
+
+#endif

@@ -1,0 +1,95 @@
+/* A model: the weights file checked in full, its configuration and its prompts. */
+#ifndef RSM_MODEL_H
+#define RSM_MODEL_H
+
+#include "core/env.h"
+
+/* ---- safetensors.c: the container ---- */
+
+typedef enum rsm_dtype { RSM_F32, RSM_F16, RSM_BF16, RSM_I32 } rsm_dtype;
+
+typedef struct rsm_tensor {
+    char *name;
+    rsm_dtype dtype;
+    size_t dims, shape[4], count;
+    const unsigned char *data;   /* little-endian, may be unaligned */
+} rsm_tensor;
+
+typedef struct rsm_safetensors {
+    unsigned char *bytes;        /* the whole file, owned */
+    size_t size;
+    size_t tensor_count;
+    rsm_tensor *tensors;         /* sorted by name */
+    char *config;                /* __metadata__["resmap.config"], or NULL */
+    char *prompt_texts;          /* __metadata__["resmap.prompts"], or NULL */
+    char sha256[65];
+} rsm_safetensors;
+
+/* Takes over `bytes` (malloc'ed), also on failure. `name` is for messages. Refuses headers that lie: lengths, offsets that
+ * overlap or leave the file or gaps, unknown dtypes, more than 4 dimensions, products that overflow, duplicate names. */
+resmap_status rsm_safetensors_parse(rsm_env *env, const char *name, unsigned char *bytes, size_t size, rsm_safetensors *file);
+void rsm_safetensors_clear(rsm_safetensors *file);
+const rsm_tensor *rsm_safetensors_find(const rsm_safetensors *file, const char *name);
+/* Converts to float32 (I32 too); target holds tensor->count floats. */
+void rsm_tensor_to_float(const rsm_tensor *tensor, float *target);
+
+/* ---- model.c: configuration and prompts ---- */
+
+typedef enum rsm_arch { RSM_ARCH_RESMAP, RSM_ARCH_RESTORMER } rsm_arch;
+
+typedef struct rsm_config {
+    rsm_arch arch;
+    size_t dim, num_blocks[4], num_refinement_blocks, heads[4];
+    double ffn_expansion_factor; /* hidden = (size_t)(C * factor) */
+    int norm_with_bias;
+    size_t in_channels, out_channels;   /* 1 and 1, or 3 and 3 */
+    size_t text_dim;
+    size_t class_count;
+    char *classes[RESMAP_MAX_CLASSES];
+    int clean;                   /* the index of "clean", or -1 */
+    size_t class_pixels[RESMAP_MAX_CLASSES];   /* 0: full resolution */
+    size_t classifier_views;     /* 1 or 2 */
+    size_t classifier_hidden;
+} rsm_config;
+
+struct resmap_model {
+    rsm_env *env;
+    char *name;
+    rsm_config config;
+    rsm_safetensors file;
+    size_t parameter_count;      /* of the network, prompts apart */
+    char *training;              /* resmap.config's "training" as JSON text, or NULL */
+};
+
+/* Finds the file of `name` as resmap_model_open's: fresh text in *path. RESMAP_BAD_FILE when there is none such. */
+resmap_status rsm_model_find(rsm_env *env, const char *name, char **path);
+/* Finds, reads and checks. */
+resmap_status rsm_model_open(rsm_env *env, const char *name, resmap_model **model);
+/* Every tensor that the configuration asks for is there with its shape, and nothing is missing, when this returns
+ * RESMAP_OK; so later look-ups cannot fail. Takes over bytes. */
+resmap_status rsm_model_create(rsm_env *env, const char *name, unsigned char *bytes, size_t size, resmap_model **model);
+void rsm_model_free(resmap_model *model);
+/* The file that a model's name stands for (see resmap_model_open); fresh memory. */
+resmap_status rsm_model_find(rsm_env *env, const char *name, char **path);
+/* Reads the whole file `path` into fresh memory (at most 4 GB, regular files). */
+resmap_status rsm_model_read(rsm_env *env, const char *path, unsigned char **bytes, size_t *size);
+/* Names every weight tensor of the network that `config` describes (prompts apart), in the order of the forward pass:
+ * patch_embed, encoder_level1, down1_2 … latent, classifier, tpf.3, up4_3 … refinement, output. Checking, counting and
+ * uploading share this walk. shape: `dims` lengths, 1 beyond. A status other than RESMAP_OK from `visit` ends the walk
+ * and is returned. */
+typedef resmap_status (*rsm_model_visit_fn)(void *data, const char *name, size_t dims, const size_t shape[4]);
+resmap_status rsm_model_visit(const rsm_config *config, rsm_model_visit_fn visit, void *data);
+/* hidden = int(channels * factor), as Restormer's. */
+size_t rsm_config_hidden(const rsm_config *config, size_t channels);
+/* The prompt feature of a class, text_dim floats: the mean of its group, or the one drawn by a counter-based generator
+ * from (seed, draw). */
+void rsm_model_prompt(const resmap_model *model, int class_index, int sample, uint64_t seed, uint64_t draw, float *feature);
+/* Index of a class by name, or -1. */
+int rsm_config_class(const rsm_config *config, const char *name);
+
+/* ---- describe.c, report.c: what resmap_model_describe and resmap_report_json give ---- */
+
+resmap_status rsm_model_describe(rsm_env *env, const resmap_model *model, int json, char **text);
+resmap_status rsm_report_json(rsm_env *env, const resmap_report *report, int classify, char **text);
+
+#endif

@@ -1,0 +1,81 @@
+/* The operations of the network, one a file: each checks its device and runs its OpenCL kernel (cl/) or its plain-C
+ * reference in float64. All enqueue only.
+ *
+ * A map holds channels as planes: element i of channel c is at offset + c * plane + i. A slice's map has plane = rows *
+ * width; a band of rows within it is the same map with a larger offset and fewer elements. Row-wise operations name
+ * `rows` and `width`, the others `count` elements a channel. Weights are dense, in PyTorch's order.
+ *
+ * References: Restormer (Zamir et al., CVPR 2022) for the blocks, ResMAP (Tang et al.) for the fusion. */
+#ifndef RSM_NN_H
+#define RSM_NN_H
+
+#include "device/device.h"
+
+typedef struct rsm_map {
+    rsm_buffer *buffer;
+    size_t offset, plane;
+} rsm_map;
+
+/* Weights: a dense tensor inside a buffer. */
+typedef struct rsm_vector {
+    rsm_buffer *buffer;
+    size_t offset;
+} rsm_vector;
+
+/* y[o] = Σ_c w[o, c] x[c], added to y when `accumulate`; w has `w_stride` elements a row (>= c_in), so that half of a
+ * matrix can be used. y may not overlap x. */
+resmap_status rsm_conv1x1(rsm_device *device, rsm_vector w, size_t w_stride, rsm_map x, rsm_map y, size_t c_in, size_t c_out,
+                          size_t count, int accumulate);
+
+/* Per element over the channels: WithBias (bias.buffer not NULL) (x - mean) / sqrt(var + 1e-5) * w + b; BiasFree x /
+ * sqrt(var + 1e-5) * w, var about the mean all the same, x not centred. Biased variance. y may be x. */
+resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, rsm_vector bias, rsm_map y, size_t channels,
+                             size_t count);
+
+/* Depthwise 3x3: y has `rows` rows, x has rows + 2 (one above, one below, zeros where the image ends); left and right are
+ * padded with zeros here. w: [channels, 3, 3]. y may not overlap x. */
+resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t channels, size_t rows,
+                               size_t width);
+
+/* The gate of the feed-forward (GDFN): y[c] = gelu(d[c]) * d[c + hidden], d = depthwise 3x3 of the 2 * hidden channels of x
+ * (as above), gelu by erf. */
+resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t hidden, size_t rows,
+                                    size_t width);
+
+/* Attention statistics (MDTA): for each head h and its c = channels / heads channels, adds to `sums` (heads blocks of c * c
+ * + 2 * c: Q K^T row-major, then Σq², then Σk²) the sums over `count` elements of q and k. sums is overwritten when
+ * !accumulate. `scratch`: a buffer region of at least rsm_attention_scratch(...) elements. Fixed summation order. */
+size_t rsm_attention_sums_count(size_t channels, size_t heads);
+size_t rsm_attention_scratch(size_t channels, size_t heads, size_t count);
+resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads, size_t count,
+                                 rsm_vector sums, rsm_vector scratch, int accumulate);
+
+/* out[C, C] = w[C, C] * blockdiag over heads of softmax_row(temperature[h] * QK^T / (max(|q|, 1e-12) max(|k|, 1e-12))): the
+ * attention and the output projection as one matrix to be applied to v. `scratch`: C * (C / heads) elements. */
+resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vector temperature, rsm_vector w, rsm_vector out,
+                                   rsm_vector scratch, size_t channels, size_t heads);
+
+/* 3x3 convolution, zero padding, of the rows first_row … first_row + rows - 1 of an image of `height` x `width` whose whole
+ * map is x: y (rows * width elements a channel). w: [c_out, c_in, 3, 3]. scratch: c_in * 9 * rows * width elements. */
+resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch, size_t c_in, size_t c_out,
+                          size_t height, size_t width, size_t first_row, size_t rows);
+
+/* y[c, 2r + i, 2s + j] = x[4c + 2i + j, r, s], i, j in 0, 1: x has 4 * channels channels of rows x width, y `channels` of
+ * 2 rows x 2 width. y: plane and offset as any map's. */
+resmap_status rsm_pixel_shuffle(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t rows, size_t width);
+/* The inverse: x has `channels` channels of rows x width (both even), y 4 * channels of half of both. */
+resmap_status rsm_pixel_unshuffle(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t rows, size_t width);
+
+/* y[c, i] = value[c]. */
+resmap_status rsm_fill_channels(rsm_device *device, rsm_vector value, rsm_map y, size_t channels, size_t count);
+/* y = 0. */
+resmap_status rsm_fill_zero(rsm_device *device, rsm_map y, size_t channels, size_t count);
+/* y += x. */
+resmap_status rsm_add(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t count);
+/* y = x; regions must not overlap. */
+resmap_status rsm_copy(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t count);
+
+/* mean[c] of x[c] over count elements, in a fixed order. */
+resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count);
+
+#endif
