@@ -236,6 +236,86 @@ RESMAP_API resmap_status resmap_self_check(resmap_context *context, resmap_model
 /* Folders used for caches, NULL where caching is off; static until the context is freed. */
 RESMAP_API const char *resmap_cache_folder(resmap_context *context);
 
+/* ---- Synthesizing artifacts ------------------------------------------------------------------------------- */
+
+#define RESMAP_MOTION 1u
+#define RESMAP_BIAS 2u
+#define RESMAP_NOISE 4u
+
+/* Which artifacts, and how strong. Intensities are in units of the clean volume's foreground (0: background, 1: its
+ * 99.5th percentile). Several are applied in the physical order motion, bias field, noise. */
+typedef struct resmap_synth_options {
+    uint64_t seed;               /* everything random follows from it (0) */
+    unsigned artifacts;          /* RESMAP_MOTION | RESMAP_BIAS | RESMAP_NOISE (none) */
+    const char *preset;          /* "paper", "mild", "moderate", "severe": sets all below but rician (NULL) */
+    double noise_sigma;          /* standard deviation, 0…1000 */
+    double noise_blur;           /* Gaussian blur in the slice plane after the noise, voxels, 0…100 (0) */
+    int rician;                  /* 1: noise of a magnitude image (0) */
+    int bias_order;              /* of the polynomial, 1…5 (3) */
+    double bias_bound;           /* its coefficients are drawn from U(-bound, bound), 0…10 */
+    const double *bias_coefficients;   /* or given, each within ±10: (order+1)(order+2)(order+3)/6 numbers c_abd with
+                                  * a + b + d <= order, a outermost, d fastest (NULL) */
+    double motion_mm, motion_deg;      /* standard deviations of the moves, 0…1000 mm and 0…180 degrees */
+    double motion_percent;       /* of the phase-encode lines, 0…100; negative: drawn from U(15, 20) (-1) */
+} resmap_synth_options;
+
+/* Fills in the defaults. */
+RESMAP_API void resmap_synth_options_init(resmap_synth_options *options);
+
+/* Corrupts every frame of `clean`. Computes on the opened device, or in plain C (float64) when none is opened or it is
+ * "reference". The same seed gives the same bytes on one device and values within 1e-5 of the clean volume's range
+ * on any other. `record`, if not NULL, gets every number drawn as JSON text, to be freed with resmap_text_free.
+ * RESMAP_BAD_ARGUMENT for options out of range or artifacts that the shape does not admit; RESMAP_BAD_FILE for
+ * non-finite voxels or a constant volume (a constant frame of several passes unchanged). */
+RESMAP_API resmap_status resmap_synth(resmap_context *context, const resmap_image *clean,
+                                      const resmap_synth_options *options, resmap_image **corrupted, char **record);
+/* Repeats a run from its record. RESMAP_BAD_FILE when the record is damaged or does not fit the image. */
+RESMAP_API resmap_status resmap_synth_repeat(resmap_context *context, const resmap_image *clean, const char *record,
+                                             resmap_image **corrupted);
+
+/* Files of one synthesis; all but input and output may be NULL. */
+typedef struct resmap_synth_files {
+    const char *input, *output;
+    const char *from;            /* a record to repeat; options are then not looked at and may be NULL */
+    const char *report;          /* where the record goes */
+    const char *figure;          /* PNG of before, after and difference */
+    int overwrite;
+} resmap_synth_files;
+
+/* Reads, corrupts and writes: either every file named appears whole, or none. */
+RESMAP_API resmap_status resmap_synth_file(resmap_context *context, const resmap_synth_files *files,
+                                           const resmap_synth_options *options);
+
+/* ---- Evaluating -------------------------------------------------------------------------------------------- */
+
+typedef struct resmap_slice_metrics {
+    size_t frame, index;
+    double psnr, ssim;           /* ssim is NaN where the slice is left out of the mean SSIM */
+} resmap_slice_metrics;
+
+/* Intensities are scaled by the reference's numbers, so the range is 1. NaN: nothing to average. */
+typedef struct resmap_metrics {
+    double psnr;                 /* of the volume (or mask), dB; infinite when equal. Several frames: means over frames */
+    double psnr_slices;          /* mean over the slices listed below, infinite ones left out */
+    double ssim;                 /* Wang 2004: 11x11 Gaussian window, sigma 1.5, valid region; mean over slices */
+    double ssim_skimage;         /* scikit-image's default: 7x7 uniform window, sample covariance; the same slices */
+    double nrmse;                /* |test - reference| / |reference| */
+    const char *plane;           /* in which slices were cut: "axial", "coronal", "sagittal" */
+    size_t slice_count;          /* slices with a voxel above the reference's mean (and inside the mask) */
+    resmap_slice_metrics *slices;
+    size_t slices_left_out;      /* of the mean SSIM: without such a voxel, or narrower than 11 pixels */
+} resmap_metrics;
+
+/* Compares `test` with `reference` in float64 on the host. Both have one shape; mask: NULL, or an image of that grid (one
+ * frame), > 0.5 is inside. Constant frames of a reference with several are skipped. RESMAP_BAD_FILE for shapes that
+ * differ, non-finite voxels inside the mask, a constant reference. */
+RESMAP_API resmap_status resmap_evaluate(resmap_context *context, const resmap_image *reference,
+                                         const resmap_image *test, const resmap_image *mask, resmap_plane plane,
+                                         resmap_metrics **metrics);
+RESMAP_API void resmap_metrics_free(resmap_metrics *metrics);
+/* The metrics as JSON text (contract of `evaluate --json`), to be freed with resmap_text_free. */
+RESMAP_API resmap_status resmap_metrics_json(resmap_context *context, const resmap_metrics *metrics, char **text);
+
 #ifdef __cplusplus
 }
 #endif
