@@ -69,8 +69,6 @@ resmap_status rsm_model_open(rsm_env *env, const char *name, resmap_model **mode
  * RESMAP_OK; so later look-ups cannot fail. Takes over bytes. */
 resmap_status rsm_model_create(rsm_env *env, const char *name, unsigned char *bytes, size_t size, resmap_model **model);
 void rsm_model_free(resmap_model *model);
-/* The file that a model's name stands for (see resmap_model_open); fresh memory. */
-resmap_status rsm_model_find(rsm_env *env, const char *name, char **path);
 /* Reads the whole file `path` into fresh memory (at most 4 GB, regular files). */
 resmap_status rsm_model_read(rsm_env *env, const char *path, unsigned char **bytes, size_t *size);
 /* Names every weight tensor of the network that `config` describes (prompts apart), in the order of the forward pass:
