@@ -20,6 +20,10 @@ struct resmap_image {
 resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image **image);
 /* Fresh image with `like`'s geometry and undefined data. */
 resmap_status rsm_image_like(rsm_env *env, const struct resmap_image *like, struct resmap_image **image);
+/* Copies `data` (shape[0] * … values); voxel_to_world NULL: identity. RESMAP_BAD_ARGUMENT for a zero length, too large a
+ * product, or a matrix that is not finite or singular. Freed with resmap_image_free. */
+resmap_status rsm_image_create(rsm_env *env, const float *data, const size_t shape[4], const double voxel_to_world[12],
+                               struct resmap_image **image);
 /* Same grid: shape of axes 0-2 and voxel_to_world within 1e-3 mm. */
 int rsm_image_same_grid(const struct resmap_image *a, const struct resmap_image *b);
 
@@ -35,6 +39,8 @@ resmap_status rsm_outputs_add(rsm_outputs *outputs, const char *path, FILE **str
 resmap_status rsm_outputs_commit(rsm_outputs *outputs);
 /* Removes what was not committed. */
 void rsm_outputs_free(rsm_outputs *outputs);
+/* RESMAP_IO unless the name ends in .nii or .nii.gz: to be asked before the work, not after it. */
+resmap_status rsm_image_check_name(rsm_env *env, const char *path);
 /* Writes a NIfTI file (gz by the name `path`) into `stream`; polls for cancelling. */
 resmap_status rsm_image_write_stream(rsm_env *env, const struct resmap_image *image, const char *path, FILE *stream);
 
@@ -64,6 +70,11 @@ typedef struct rsm_scale {
  * tells that case apart. what: names the image in messages. */
 resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *data, const float *mask, size_t count,
                                 rsm_scale *scale, int *constant);
+
+/* The percentile (0…100, linear as NumPy's) of the values above < v < below (inside mask > 0.5 when given); infinite bounds
+ * leave out the non-finite. RESMAP_BAD_FILE when there is none. */
+resmap_status rsm_percentile(rsm_env *env, const float *data, const float *mask, size_t count, double above, double below,
+                             double percent, double *value);
 
 /* ---- figure.c ---- */
 

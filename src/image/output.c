@@ -1,0 +1,207 @@
+/* Files that appear whole or not at all: written under another name beside their place, renamed when all are complete. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "image/image.h"
+
+typedef struct staged {
+    char *path;                  /* as the caller named it, for messages */
+    char *target;                /* absolute, links followed: a link stays and its file is replaced */
+    char *temporary;             /* NULL: not made, or renamed already */
+    char *backup;                /* second name of the file to be replaced; NULL: none */
+    FILE *stream;
+    int renamed;
+} staged;
+
+struct rsm_outputs {
+    rsm_env *env;
+    int overwrite;
+    size_t count;
+    staged *files;
+};
+
+resmap_status rsm_outputs_create(rsm_env *env, int overwrite, rsm_outputs **outputs)
+{
+    rsm_outputs *made = calloc(1, sizeof *made);
+    if (!made) return rsm_no_memory(env, sizeof *made);
+    made->env = env;
+    made->overwrite = overwrite;
+    *outputs = made;
+    return RESMAP_OK;
+}
+
+/* The absolute path behind `path`, whose last part need not exist. Fresh memory; NULL with errno. */
+static char *resolve(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0) return realpath(path, NULL);
+    if (errno != ENOENT) return NULL;
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    if (*name == '\0') {
+        errno = *path ? EISDIR : ENOENT;
+        return NULL;
+    }
+    char *folder = slash ? rsm_format("%.*s/", (int)(slash - path), path) : rsm_strdup(".");
+    char *absolute = folder ? realpath(folder, NULL) : NULL;
+    char *target = absolute ? rsm_format("%s/%s", strcmp(absolute, "/") == 0 ? "" : absolute, name) : NULL;
+    int saved = errno;
+    free(folder);
+    free(absolute);
+    errno = saved;
+    return target;
+}
+
+/* Refuses targets that exist (unless to be overwritten) or cannot be replaced by a file. */
+static resmap_status check_target(const rsm_outputs *outputs, const staged *file)
+{
+    struct stat st;
+    if (lstat(file->target, &st) != 0) {
+        if (errno == ENOENT) return RESMAP_OK;
+        return rsm_fail(outputs->env, RESMAP_IO, "%s: %s", file->path, strerror(errno));
+    }
+    if (S_ISDIR(st.st_mode)) return rsm_fail(outputs->env, RESMAP_IO, "%s: is a folder", file->path);
+    if (!S_ISREG(st.st_mode))
+        return rsm_fail(outputs->env, RESMAP_IO, "%s: exists and is not a regular file", file->path);
+    if (!outputs->overwrite)
+        return rsm_fail(outputs->env, RESMAP_IO, "%s: exists already (--force overwrites)", file->path);
+    return RESMAP_OK;
+}
+
+/* A name beside the target that nobody has: ".NAME.resmap-XXXXXX". Fresh memory. */
+static char *name_beside(const char *target, unsigned attempt)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t x = (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 30 ^ (uint64_t)getpid() << 14 ^ (uintptr_t)target;
+    x += attempt;
+    char tail[7] = "";
+    for (int i = 0; i < 6; i++) {
+        x = (x ^ x >> 29) * UINT64_C(0xbf58476d1ce4e5b9);
+        tail[i] = letters[(x >> 32) % (sizeof letters - 1)];
+    }
+    const char *name = strrchr(target, '/') + 1;
+    /* 255 is the longest name of most file systems */
+    return rsm_format("%.*s.%.230s.resmap-%s", (int)(name - target), target, name, tail);
+}
+
+resmap_status rsm_outputs_add(rsm_outputs *outputs, const char *path, FILE **stream)
+{
+    rsm_env *env = outputs->env;
+    size_t bytes = (outputs->count + 1) * sizeof *outputs->files;
+    staged *files = realloc(outputs->files, bytes);
+    if (!files) return rsm_no_memory(env, bytes);
+    outputs->files = files;
+    staged *file = &files[outputs->count];
+    memset(file, 0, sizeof *file);
+    outputs->count++;            /* from here on rsm_outputs_free cleans up */
+
+    if (!(file->path = rsm_strdup(path))) return rsm_no_memory(env, strlen(path));
+    if (!(file->target = resolve(path))) return rsm_fail(env, RESMAP_IO, "%s: %s", path, strerror(errno));
+    for (size_t i = 0; i + 1 < outputs->count; i++)
+        if (files[i].target && strcmp(files[i].target, file->target) == 0)
+            return rsm_fail(env, RESMAP_IO, "%s: two outputs have the same name", path);
+    RSM_TRY(check_target(outputs, file));
+    for (unsigned attempt = 0; attempt < 100 && !file->stream; attempt++) {
+        char *name = name_beside(file->target, attempt);
+        if (!name) return rsm_no_memory(env, strlen(file->target));
+        int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0) {
+            int saved = errno;
+            free(name);
+            if (saved == EEXIST) continue;
+            return rsm_fail(env, RESMAP_IO, "%s: cannot write here: %s", path, strerror(saved));
+        }
+        file->temporary = name;
+        file->stream = fdopen(fd, "wb");
+        if (!file->stream) {
+            close(fd);
+            return rsm_no_memory(env, BUFSIZ);
+        }
+    }
+    if (!file->stream) return rsm_fail(env, RESMAP_IO, "%s: no free temporary name beside it", path);
+    *stream = file->stream;
+    return RESMAP_OK;
+}
+
+/* Undoes the renames: every file is again what it was before. */
+static void roll_back(rsm_outputs *outputs)
+{
+    for (size_t i = 0; i < outputs->count; i++) {
+        staged *file = &outputs->files[i];
+        if (!file->renamed) continue;
+        if (!file->backup) unlink(file->target);
+        else if (rename(file->backup, file->target) == 0) {
+            free(file->backup);
+            file->backup = NULL;
+        }
+        file->renamed = 0;
+    }
+}
+
+resmap_status rsm_outputs_commit(rsm_outputs *outputs)
+{
+    rsm_env *env = outputs->env;
+    /* Every file complete before the first takes its place. */
+    for (size_t i = 0; i < outputs->count; i++) {
+        staged *file = &outputs->files[i];
+        FILE *stream = file->stream;
+        if (!stream) continue;
+        file->stream = NULL;
+        errno = 0;
+        int bad = fflush(stream) != 0 || ferror(stream);
+        int saved = errno;
+        if (fclose(stream) != 0 && !bad) {
+            bad = 1;
+            saved = errno;
+        }
+        if (bad)
+            return rsm_fail(env, RESMAP_IO, "%s: cannot write: %s", file->path, saved ? strerror(saved) : "failed before");
+    }
+    for (size_t i = 0; i < outputs->count; i++) RSM_TRY(check_target(outputs, &outputs->files[i]));
+    /* A file to be replaced keeps a second name until all renames have succeeded; a file system without hard links
+     * does without. */
+    for (size_t i = 0; i < outputs->count && outputs->overwrite && outputs->count > 1; i++) {
+        staged *file = &outputs->files[i];
+        char *name = name_beside(file->target, 0);
+        if (name && link(file->target, name) == 0) file->backup = name;
+        else free(name);
+    }
+    for (size_t i = 0; i < outputs->count; i++) {
+        staged *file = &outputs->files[i];
+        if (!file->temporary) continue;
+        if (rename(file->temporary, file->target) != 0) {
+            int saved = errno;
+            roll_back(outputs);
+            return rsm_fail(env, RESMAP_IO, "%s: cannot write: %s", file->path, strerror(saved));
+        }
+        free(file->temporary);
+        file->temporary = NULL;
+        file->renamed = 1;
+    }
+    return RESMAP_OK;
+}
+
+void rsm_outputs_free(rsm_outputs *outputs)
+{
+    if (!outputs) return;
+    for (size_t i = 0; i < outputs->count; i++) {
+        staged *file = &outputs->files[i];
+        if (file->stream) fclose(file->stream);
+        if (file->temporary) unlink(file->temporary);
+        if (file->backup) unlink(file->backup);
+        free(file->temporary);
+        free(file->backup);
+        free(file->target);
+        free(file->path);
+    }
+    free(outputs->files);
+    free(outputs);
+}
