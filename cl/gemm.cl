@@ -1,0 +1,149 @@
+/* C[M,N] = A[M,K] B[K,N] (+ C when accumulate), row-major, each with an offset and a stride (elements). Nothing outside
+ * the matrices is read, so what lies between their rows may be anything. Sums run over k in ascending order, in runs of
+ * DEPTH that are added up in C: the same every time.
+ *
+ *        N                gemm_vector (CPUs): a work-item computes COLUMNS vectors of WIDTH columns of C for a run of rows.
+ *      +---+---+---+      It first copies its columns of B (DEPTH rows at a time) to a dense private array, which stays in
+ *    K |   | B |   |      the first-level cache: the rows of B itself lie so far apart, often by powers of two, that they
+ *      +---+---+---+      would push each other out. Then ROWS rows of C at a time are held in registers.
+ *  +---+---+---+---+
+ * M| A |   | C |   |      gemm_group (GPUs): a work-group of GROUP x GROUP items computes a square of 4 GROUP x 4 GROUP of
+ *  +---+---+---+---+      C, 4 x 4 an item, with GROUP columns of A and rows of B at a time in local memory. */
+
+#ifdef WIDTH
+
+#ifndef DEPTH
+#define DEPTH 128
+#endif
+#define COLUMNS 3
+#define TILE (WIDTH * COLUMNS)
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define VEC JOIN(float, WIDTH)
+#define VLOAD JOIN(vload, WIDTH)
+#define VSTORE JOIN(vstore, WIDTH)
+
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define ROWS 8
+
+__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void gemm_vector(const int m, const int n, const int k, __global const float *a, const int a_offset, const int a_stride,
+                 __global const float *b, const int b_offset, const int b_stride, __global float *c, const int c_offset,
+                 const int c_stride, const int accumulate, const int rows)
+{
+    VEC columns[DEPTH * COLUMNS];
+    const int column = (int)get_global_id(0) * TILE;
+    const int width = min(n - column, TILE);
+    const int first = (int)get_global_id(1) * rows;
+    const int last = min(first + rows, m);
+    a += a_offset;
+    b += b_offset + column;
+    c += c_offset + column;
+
+    for (int k0 = 0; k0 < k; k0 += DEPTH) {
+        const int depth = min(k - k0, DEPTH);
+        const int add = accumulate || k0 > 0;
+        if (width == TILE) {
+            for (int p = 0; p < depth; p++) {
+                __global const float *from = b + (k0 + p) * b_stride;
+                columns[p * COLUMNS] = VLOAD(0, from);
+                columns[p * COLUMNS + 1] = VLOAD(1, from);
+                columns[p * COLUMNS + 2] = VLOAD(2, from);
+            }
+        } else {
+            float *to = (float *)columns;
+            for (int p = 0; p < depth; p++) {
+                __global const float *from = b + (k0 + p) * b_stride;
+                for (int j = 0; j < TILE; j++) to[p * TILE + j] = j < width ? from[j] : 0.0f;
+            }
+        }
+        for (int row = first; row < last; row += ROWS) {
+            /* Rows below the last are computed from the last, and not stored. */
+#define DECLARE(r)                                                                                    \
+            __global const float *a##r = a + min(row + r, m - 1) * a_stride + k0;                     \
+            VEC c##r##0 = 0.0f, c##r##1 = 0.0f, c##r##2 = 0.0f;
+            EACH_ROW(DECLARE)
+            for (int p = 0; p < depth; p++) {
+                const VEC b0 = columns[p * COLUMNS], b1 = columns[p * COLUMNS + 1], b2 = columns[p * COLUMNS + 2];
+#define MULTIPLY(r)                                                                                   \
+                {                                                                                     \
+                    const VEC value = a##r[p];                                                        \
+                    c##r##0 = fma(value, b0, c##r##0);                                                \
+                    c##r##1 = fma(value, b1, c##r##1);                                                \
+                    c##r##2 = fma(value, b2, c##r##2);                                                \
+                }
+                EACH_ROW(MULTIPLY)
+            }
+#define STORE(r)                                                                                      \
+            if (row + r < last) {                                                                     \
+                __global float *to = c + (row + r) * c_stride;                                        \
+                if (width == TILE) {                                                                  \
+                    if (add) {                                                                        \
+                        c##r##0 += VLOAD(0, to);                                                      \
+                        c##r##1 += VLOAD(1, to);                                                      \
+                        c##r##2 += VLOAD(2, to);                                                      \
+                    }                                                                                 \
+                    VSTORE(c##r##0, 0, to);                                                           \
+                    VSTORE(c##r##1, 1, to);                                                           \
+                    VSTORE(c##r##2, 2, to);                                                           \
+                } else {                                                                              \
+                    VEC rest[COLUMNS] = {c##r##0, c##r##1, c##r##2};                                  \
+                    const float *value = (const float *)rest;                                         \
+                    for (int j = 0; j < width; j++) to[j] = add ? to[j] + value[j] : value[j];        \
+                }                                                                                     \
+            }
+            EACH_ROW(STORE)
+        }
+    }
+}
+
+#endif
+
+#ifdef GROUP
+
+#define SIDE (4 * GROUP)
+
+__kernel __attribute__((reqd_work_group_size(GROUP, GROUP, 1)))
+void gemm_group(const int m, const int n, const int k, __global const float *a, const int a_offset, const int a_stride,
+                __global const float *b, const int b_offset, const int b_stride, __global float *c, const int c_offset,
+                const int c_stride, const int accumulate)
+{
+    __local float a_tile[GROUP][SIDE + 1];       /* transposed; one more, so that a column spreads over the banks */
+    __local float b_tile[GROUP][SIDE];
+    const int x = (int)get_local_id(0), y = (int)get_local_id(1);
+    const int column = (int)get_group_id(0) * SIDE, row = (int)get_group_id(1) * SIDE;
+    float sum[4][4];
+    for (int i = 0; i < 4; i++) {
+        for (int j = 0; j < 4; j++) sum[i][j] = 0.0f;
+    }
+
+    for (int k0 = 0; k0 < k; k0 += GROUP) {
+        /* Item (x, y) brings 4 elements of A, column k0 + x, and 4 of B, row k0 + y. */
+        for (int i = 0; i < 4; i++) {
+            const int r = row + y + i * GROUP, q = column + x + i * GROUP;
+            a_tile[x][y + i * GROUP] = r < m && k0 + x < k ? a[a_offset + r * a_stride + k0 + x] : 0.0f;
+            b_tile[y][x + i * GROUP] = q < n && k0 + y < k ? b[b_offset + (k0 + y) * b_stride + q] : 0.0f;
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (int p = 0; p < GROUP; p++) {
+            for (int i = 0; i < 4; i++) {
+                const float value = a_tile[p][y + i * GROUP];
+                for (int j = 0; j < 4; j++) sum[i][j] = fma(value, b_tile[p][x + j * GROUP], sum[i][j]);
+            }
+        }
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+
+    for (int i = 0; i < 4; i++) {
+        for (int j = 0; j < 4; j++) {
+            const int r = row + y + i * GROUP, q = column + x + j * GROUP;
+            if (r < m && q < n) {
+                const int at = c_offset + r * c_stride + q;
+                c[at] = accumulate ? c[at] + sum[i][j] : sum[i][j];
+            }
+        }
+    }
+}
+
+#endif

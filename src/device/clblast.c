@@ -1,0 +1,47 @@
+/* The only file that knows CLBlast. Only plain Gemm is used: GemmStridedBatched of 1.5.3 … 1.7.0 gives wrong numbers, and
+ * calls success, for matrices with offsets, padded or zero strides. Calls are serialised: 1.5.x races in its cache of programs,
+ * which the whole process shares. */
+#include "device/device_private.h"
+
+#include <pthread.h>
+
+#include <clblast_c.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int users;                /* devices with clblast_used */
+
+int rsm_clblast_version(void)
+{
+    return 1000000 * CLBLAST_VERSION_MAJOR + 1000 * CLBLAST_VERSION_MINOR + CLBLAST_VERSION_PATCH;
+}
+
+resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
+                               int accumulate)
+{
+    pthread_mutex_lock(&lock);
+    if (!device->clblast_used) {
+        device->clblast_used = 1;
+        users++;
+    }
+    CLBlastStatusCode code = CLBlastSgemm(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, m, n, k, 1.0f,
+                                          a.buffer->memory, a.offset, a.stride, b.buffer->memory, b.offset, b.stride,
+                                          accumulate ? 1.0f : 0.0f, c.buffer->memory, c.offset, c.stride, &device->queue,
+                                          NULL);
+    pthread_mutex_unlock(&lock);
+    if (code == CLBlastSuccess) {
+        rsm_device_count_kernel(device);
+        return RESMAP_OK;
+    }
+    /* CLBlast's codes below -1000 are its own. */
+    if (code > -1000) return rsm_cl_fail(device, "CLBlast's product", (cl_int)code);
+    return rsm_fail(device->env, RESMAP_DEVICE_FAILED, "device %s: CLBlast's product: error %d", device->info.name, (int)code);
+}
+
+void rsm_clblast_close(rsm_device *device)
+{
+    if (!device->clblast_used) return;
+    pthread_mutex_lock(&lock);
+    /* Programs kept by CLBlast hold their contexts; drivers that unload before static destructors run crash over them. */
+    if (--users == 0) CLBlastClearCache();
+    pthread_mutex_unlock(&lock);
+}

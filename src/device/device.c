@@ -1,0 +1,422 @@
+/* Opening and closing a device, its memory and its limits. */
+#include "device/device_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *rsm_cl_error_name(cl_int code)
+{
+#define NAME(e) case e: return #e
+    switch (code) {
+    NAME(CL_SUCCESS);
+    NAME(CL_DEVICE_NOT_FOUND);
+    NAME(CL_DEVICE_NOT_AVAILABLE);
+    NAME(CL_COMPILER_NOT_AVAILABLE);
+    NAME(CL_MEM_OBJECT_ALLOCATION_FAILURE);
+    NAME(CL_OUT_OF_RESOURCES);
+    NAME(CL_OUT_OF_HOST_MEMORY);
+    NAME(CL_PROFILING_INFO_NOT_AVAILABLE);
+    NAME(CL_MEM_COPY_OVERLAP);
+    NAME(CL_IMAGE_FORMAT_MISMATCH);
+    NAME(CL_IMAGE_FORMAT_NOT_SUPPORTED);
+    NAME(CL_BUILD_PROGRAM_FAILURE);
+    NAME(CL_MAP_FAILURE);
+    NAME(CL_MISALIGNED_SUB_BUFFER_OFFSET);
+    NAME(CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST);
+    NAME(CL_COMPILE_PROGRAM_FAILURE);
+    NAME(CL_LINKER_NOT_AVAILABLE);
+    NAME(CL_LINK_PROGRAM_FAILURE);
+    NAME(CL_DEVICE_PARTITION_FAILED);
+    NAME(CL_KERNEL_ARG_INFO_NOT_AVAILABLE);
+    NAME(CL_INVALID_VALUE);
+    NAME(CL_INVALID_DEVICE_TYPE);
+    NAME(CL_INVALID_PLATFORM);
+    NAME(CL_INVALID_DEVICE);
+    NAME(CL_INVALID_CONTEXT);
+    NAME(CL_INVALID_QUEUE_PROPERTIES);
+    NAME(CL_INVALID_COMMAND_QUEUE);
+    NAME(CL_INVALID_HOST_PTR);
+    NAME(CL_INVALID_MEM_OBJECT);
+    NAME(CL_INVALID_IMAGE_FORMAT_DESCRIPTOR);
+    NAME(CL_INVALID_IMAGE_SIZE);
+    NAME(CL_INVALID_SAMPLER);
+    NAME(CL_INVALID_BINARY);
+    NAME(CL_INVALID_BUILD_OPTIONS);
+    NAME(CL_INVALID_PROGRAM);
+    NAME(CL_INVALID_PROGRAM_EXECUTABLE);
+    NAME(CL_INVALID_KERNEL_NAME);
+    NAME(CL_INVALID_KERNEL_DEFINITION);
+    NAME(CL_INVALID_KERNEL);
+    NAME(CL_INVALID_ARG_INDEX);
+    NAME(CL_INVALID_ARG_VALUE);
+    NAME(CL_INVALID_ARG_SIZE);
+    NAME(CL_INVALID_KERNEL_ARGS);
+    NAME(CL_INVALID_WORK_DIMENSION);
+    NAME(CL_INVALID_WORK_GROUP_SIZE);
+    NAME(CL_INVALID_WORK_ITEM_SIZE);
+    NAME(CL_INVALID_GLOBAL_OFFSET);
+    NAME(CL_INVALID_EVENT_WAIT_LIST);
+    NAME(CL_INVALID_EVENT);
+    NAME(CL_INVALID_OPERATION);
+    NAME(CL_INVALID_GL_OBJECT);
+    NAME(CL_INVALID_BUFFER_SIZE);
+    NAME(CL_INVALID_MIP_LEVEL);
+    NAME(CL_INVALID_GLOBAL_WORK_SIZE);
+    NAME(CL_INVALID_PROPERTY);
+    NAME(CL_INVALID_IMAGE_DESCRIPTOR);
+    NAME(CL_INVALID_COMPILER_OPTIONS);
+    NAME(CL_INVALID_LINKER_OPTIONS);
+    NAME(CL_INVALID_DEVICE_PARTITION_COUNT);
+    case -1001: return "CL_PLATFORM_NOT_FOUND_KHR";
+    default: return "unknown error";
+    }
+#undef NAME
+}
+
+resmap_status rsm_cl_fail(rsm_device *device, const char *what, cl_int code)
+{
+    resmap_status status = RESMAP_DEVICE_FAILED;
+    if (code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_INVALID_BUFFER_SIZE) status = RESMAP_NO_DEVICE_MEMORY;
+    else if (code == CL_OUT_OF_HOST_MEMORY) status = RESMAP_NO_MEMORY;
+    else if (code == CL_BUILD_PROGRAM_FAILURE) status = RESMAP_BUILD_FAILED;
+    return rsm_fail(device->env, status, "device %s: %s: %s (%d)", device->info.name, what, rsm_cl_error_name(code), code);
+}
+
+/* ---- Opening ---- */
+
+/* Bytes of memory of this machine; 0 when the system does not tell. */
+static uint64_t physical_memory(void)
+{
+#ifdef _SC_PHYS_PAGES
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && page > 0) return (uint64_t)pages * (uint64_t)page;
+#endif
+    return 0;
+}
+
+static void set_memory(rsm_device *device, size_t element)
+{
+    /* CPUs share the memory with everything else that runs. */
+    uint64_t memory = device->info.memory_bytes, elements = (uint64_t)RSM_MAX_ELEMENTS * element;
+    if (memory == 0) memory = UINT64_MAX;
+    device->default_limit = device->cpu ? memory / 2 : memory / 5 * 4;
+    device->limit = device->default_limit;
+    device->max_allocation = device->info.max_allocation_bytes;
+    if (device->max_allocation == 0 || device->max_allocation > elements) device->max_allocation = elements;
+}
+
+static resmap_status fill_in_reference(rsm_device *device)
+{
+    device->reference = 1;
+    device->cpu = 1;
+    device->info.index = -1;
+    device->info.platform = rsm_strdup("plain C");
+    device->info.name = rsm_strdup("reference");
+    device->info.driver = rsm_strdup(resmap_version());
+    device->info.version = rsm_strdup("float64");
+    device->info.reason = rsm_strdup("asked for");
+    device->info.type = "cpu";
+    device->info.compute_units = 1;
+    device->info.memory_bytes = physical_memory();
+    device->info.fp64 = 1;
+    device->info.usable = 1;
+    device->identity = rsm_format("plain C; reference; resmap %s", resmap_version());
+    set_memory(device, sizeof(double));
+    return RESMAP_OK;
+}
+
+static resmap_status fill_in(rsm_device *device, const resmap_device *item, const rsm_candidate *candidate)
+{
+    device->info = *item;
+    device->info.platform = rsm_strdup(item->platform);
+    device->info.name = rsm_strdup(item->name);
+    device->info.driver = rsm_strdup(item->driver);
+    device->info.version = rsm_strdup(item->version);
+    device->info.reason = rsm_strdup(item->reason);
+    device->identity = rsm_format("%s; %s; %s; %s; %s; %s; %u bits; resmap %s", item->platform, candidate->vendor,
+                                  candidate->platform_version, item->name, item->version, item->driver,
+                                  (unsigned)(8 * sizeof(void *)), resmap_version());
+    if (!device->info.name) return rsm_no_memory(device->env, strlen(item->name) + 1);
+    device->platform = candidate->platform;
+    device->id = candidate->id;
+    device->quirks = candidate->quirks;
+    device->cpu = strcmp(item->type, "cpu") == 0;
+    set_memory(device, sizeof(float));
+
+    cl_int code;
+    const cl_context_properties properties[] = {CL_CONTEXT_PLATFORM, (cl_context_properties)device->platform, 0};
+    device->context = clCreateContext(properties, 1, &device->id, NULL, NULL, &code);
+    if (code != CL_SUCCESS) return rsm_cl_fail(device, "making a context", code);
+    device->queue = clCreateCommandQueue(device->context, device->id, 0, &code);
+    if (code != CL_SUCCESS) return rsm_cl_fail(device, "making a queue", code);
+    cl_uint width = 0;
+    clGetDeviceInfo(device->id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT, sizeof width, &width, NULL);
+    device->gemm_vector = width >= 16 ? 16 : width >= 8 ? 8 : 4;
+    device->gemm = rsm_gemm_choose(device);
+    return RESMAP_OK;
+}
+
+resmap_status rsm_device_open(rsm_env *env, const char *specification, rsm_device **result)
+{
+    resmap_status status = RESMAP_OK;
+    rsm_device_list *list = NULL;
+    rsm_device *device = calloc(1, sizeof *device);
+    if (!device) return rsm_no_memory(env, sizeof *device);
+    device->env = env;
+    device->opened = rsm_seconds();
+    device->first_kernel = -1;
+    if (specification && strcmp(specification, "reference") == 0) {
+        RSM_CHECK(fill_in_reference(device));
+    } else {
+        size_t index = 0;
+        RSM_CHECK(rsm_device_list_create(env, &list));
+        RSM_CHECK(rsm_device_list_select(env, list, specification, &index));
+        RSM_CHECK(fill_in(device, &list->items[index], &list->candidates[index]));
+        if (!device->info.usable) {
+            rsm_log(env, RESMAP_LOG_WARNING, "device %s: taken because it was named, though %s", device->info.name,
+                    device->info.reason);
+        }
+    }
+    if (!device->info.platform || !device->info.name || !device->info.driver || !device->info.version
+        || !device->info.reason || !device->identity) RSM_CHECK(rsm_no_memory(env, 256));
+done:
+    rsm_device_list_free(list);
+    if (status == RESMAP_OK) *result = device;
+    else rsm_device_close(device);
+    return status;
+}
+
+void rsm_device_close(rsm_device *device)
+{
+    if (!device) return;
+    if (device->queue) clFinish(device->queue);
+    rsm_clblast_close(device);
+    rsm_programs_free(device->programs);
+    if (device->queue) clReleaseCommandQueue(device->queue);
+    if (device->context) clReleaseContext(device->context);
+    free((char *)device->info.platform);
+    free((char *)device->info.name);
+    free((char *)device->info.driver);
+    free((char *)device->info.version);
+    free((char *)device->info.reason);
+    free(device->identity);
+    free(device);
+}
+
+const resmap_device *rsm_device_info(const rsm_device *device)
+{
+    return &device->info;
+}
+
+int rsm_device_is_reference(const rsm_device *device)
+{
+    return device->reference;
+}
+
+int rsm_device_is_cpu(const rsm_device *device)
+{
+    return device->cpu;
+}
+
+rsm_env *rsm_device_env(const rsm_device *device)
+{
+    return device->env;
+}
+
+const char *rsm_device_identity(const rsm_device *device)
+{
+    return device->identity;
+}
+
+resmap_status rsm_device_finish(rsm_device *device)
+{
+    if (device->reference) return RESMAP_OK;
+    cl_int code = clFinish(device->queue);
+    return code == CL_SUCCESS ? RESMAP_OK : rsm_cl_fail(device, "finishing", code);
+}
+
+void rsm_device_count_kernel(rsm_device *device)
+{
+    if (device->first_kernel < 0) device->first_kernel = rsm_seconds() - device->opened;
+}
+
+double rsm_device_first_kernel(const rsm_device *device)
+{
+    return device->first_kernel;
+}
+
+/* ---- Memory ---- */
+
+uint64_t rsm_device_bytes(const rsm_device *device)
+{
+    return device->bytes;
+}
+
+uint64_t rsm_device_bytes_peak(const rsm_device *device)
+{
+    return device->peak;
+}
+
+void rsm_device_reset_peak(rsm_device *device)
+{
+    device->peak = device->bytes;
+}
+
+void rsm_device_set_limit(rsm_device *device, uint64_t bytes)
+{
+    device->limit = bytes ? bytes : device->default_limit;
+}
+
+uint64_t rsm_device_limit(const rsm_device *device)
+{
+    return device->limit;
+}
+
+uint64_t rsm_device_max_allocation(const rsm_device *device)
+{
+    return device->max_allocation;
+}
+
+static uint64_t buffer_bytes(const rsm_device *device, size_t count)
+{
+    return (uint64_t)count * (device->reference ? sizeof(double) : sizeof(float));
+}
+
+resmap_status rsm_buffer_create(rsm_device *device, size_t count, rsm_buffer **result)
+{
+    if (count == 0) count = 1;                   /* OpenCL has no empty buffers */
+    if (count > RSM_MAX_ELEMENTS || buffer_bytes(device, count) > device->max_allocation) {
+        return rsm_fail(device->env, RESMAP_NO_DEVICE_MEMORY, "device %s: a buffer of %zu elements: at most %llu bytes",
+                        device->info.name, count, (unsigned long long)device->max_allocation);
+    }
+    uint64_t bytes = buffer_bytes(device, count);
+    if (device->bytes > device->limit || bytes > device->limit - device->bytes) {
+        return rsm_fail(device->env, RESMAP_NO_DEVICE_MEMORY, "device %s: %llu more bytes: %llu of %llu are in use",
+                        device->info.name, (unsigned long long)bytes, (unsigned long long)device->bytes,
+                        (unsigned long long)device->limit);
+    }
+    rsm_buffer *buffer = calloc(1, sizeof *buffer);
+    if (!buffer) return rsm_no_memory(device->env, sizeof *buffer);
+    buffer->device = device;
+    buffer->count = count;
+    if (device->reference) {
+        buffer->host = malloc((size_t)bytes);
+        if (!buffer->host) {
+            free(buffer);
+            return rsm_no_memory(device->env, (size_t)bytes);
+        }
+    } else {
+        cl_int code;
+        buffer->memory = clCreateBuffer(device->context, CL_MEM_READ_WRITE, (size_t)bytes, NULL, &code);
+        if (code != CL_SUCCESS) {
+            free(buffer);
+            /* Some drivers report a full device so. */
+            if (code == CL_OUT_OF_RESOURCES || code == CL_OUT_OF_HOST_MEMORY) code = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+            return rsm_cl_fail(device, "making a buffer", code);
+        }
+    }
+    device->bytes += bytes;
+    if (device->bytes > device->peak) device->peak = device->bytes;
+    *result = buffer;
+    return RESMAP_OK;
+}
+
+void rsm_buffer_free(rsm_buffer *buffer)
+{
+    if (!buffer) return;
+    buffer->device->bytes -= buffer_bytes(buffer->device, buffer->count);
+    if (buffer->memory) clReleaseMemObject(buffer->memory);
+    free(buffer->host);
+    free(buffer);
+}
+
+size_t rsm_buffer_count(const rsm_buffer *buffer)
+{
+    return buffer->count;
+}
+
+double *rsm_buffer_host(rsm_buffer *buffer)
+{
+    return buffer->host;
+}
+
+int rsm_buffer_holds(const rsm_buffer *buffer, size_t offset, size_t count)
+{
+    return offset <= buffer->count && count <= buffer->count - offset;
+}
+
+/* Whether `rows` runs of `width` elements lie inside. */
+static int holds_rows(const rsm_buffer *buffer, size_t offset, size_t stride, size_t width, size_t rows)
+{
+    if (rows == 0 || width == 0) return 1;
+    if (stride > RSM_MAX_ELEMENTS || rows > RSM_MAX_ELEMENTS) return 0;
+    return rsm_buffer_holds(buffer, offset, width)
+        && (uint64_t)(rows - 1) * stride <= buffer->count - offset - width;
+}
+
+static resmap_status outside(rsm_device *device, const char *what)
+{
+    return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: %s: outside the buffer", device->info.name, what);
+}
+
+resmap_status rsm_buffer_write(rsm_device *device, rsm_buffer *buffer, size_t offset, const float *source, size_t count)
+{
+    if (!rsm_buffer_holds(buffer, offset, count)) return outside(device, "writing");
+    if (count == 0) return RESMAP_OK;
+    if (device->reference) {
+        for (size_t i = 0; i < count; i++) buffer->host[offset + i] = source[i];
+        return RESMAP_OK;
+    }
+    cl_int code = clEnqueueWriteBuffer(device->queue, buffer->memory, CL_TRUE, offset * sizeof(float), count * sizeof(float),
+                                       source, 0, NULL, NULL);
+    return code == CL_SUCCESS ? RESMAP_OK : rsm_cl_fail(device, "writing", code);
+}
+
+resmap_status rsm_buffer_read(rsm_device *device, rsm_buffer *buffer, size_t offset, float *target, size_t count)
+{
+    if (!rsm_buffer_holds(buffer, offset, count)) return outside(device, "reading");
+    if (count == 0) return RESMAP_OK;
+    if (device->reference) {
+        for (size_t i = 0; i < count; i++) target[i] = (float)buffer->host[offset + i];
+        return RESMAP_OK;
+    }
+    cl_int code = clEnqueueReadBuffer(device->queue, buffer->memory, CL_TRUE, offset * sizeof(float), count * sizeof(float),
+                                      target, 0, NULL, NULL);
+    return code == CL_SUCCESS ? RESMAP_OK : rsm_cl_fail(device, "reading", code);
+}
+
+resmap_status rsm_buffer_copy(rsm_device *device, rsm_buffer *target, size_t target_offset, size_t target_stride,
+                              rsm_buffer *source, size_t source_offset, size_t source_stride, size_t width, size_t rows)
+{
+    if (!holds_rows(target, target_offset, target_stride, width, rows)
+        || !holds_rows(source, source_offset, source_stride, width, rows)) return outside(device, "copying");
+    if (width == 0 || rows == 0) return RESMAP_OK;
+    if (target_stride == width && source_stride == width) {
+        width *= rows;
+        rows = 1;
+    }
+    if (device->reference) {
+        for (size_t r = 0; r < rows; r++) {
+            memcpy(target->host + target_offset + r * target_stride, source->host + source_offset + r * source_stride,
+                   width * sizeof(double));
+        }
+        return RESMAP_OK;
+    }
+    cl_int code = CL_SUCCESS;
+    if (rows > 1 && target != source && target_stride >= width && source_stride >= width) {
+        const size_t from[3] = {source_offset * sizeof(float), 0, 0}, to[3] = {target_offset * sizeof(float), 0, 0};
+        const size_t region[3] = {width * sizeof(float), rows, 1};
+        code = clEnqueueCopyBufferRect(device->queue, source->memory, target->memory, from, to, region,
+                                       source_stride * sizeof(float), 0, target_stride * sizeof(float), 0, 0, NULL, NULL);
+    } else {
+        /* Within one buffer drivers may refuse interleaved regions as overlapping, though no element is shared. */
+        for (size_t r = 0; r < rows && code == CL_SUCCESS; r++) {
+            code = clEnqueueCopyBuffer(device->queue, source->memory, target->memory,
+                                       (source_offset + r * source_stride) * sizeof(float),
+                                       (target_offset + r * target_stride) * sizeof(float), width * sizeof(float), 0, NULL,
+                                       NULL);
+        }
+    }
+    return code == CL_SUCCESS ? RESMAP_OK : rsm_cl_fail(device, "copying", code);
+}

@@ -1,0 +1,133 @@
+/* What the files of device/ share. Nobody else includes this file, except tests of its parts. */
+#ifndef RSM_DEVICE_PRIVATE_H
+#define RSM_DEVICE_PRIVATE_H
+
+#include <CL/cl.h>
+
+#include "device/device.h"
+
+/* Kernels index with int, and round up by less than a tile. */
+#define RSM_MAX_ELEMENTS ((size_t)0x7fff0000)
+
+/* ---- list.c ---- */
+
+/* What is known to go wrong with some drivers; a table in list.c says where. */
+enum {
+    RSM_QUIRK_REFUSE = 1,        /* computes wrongly: taken only when named by index or name */
+    RSM_QUIRK_NO_BINARIES = 2,   /* keeps its own program cache, and crashes on damaged binaries */
+    RSM_QUIRK_OWN_GEMM = 4       /* CLBlast's GEMM is wrong here */
+};
+
+typedef struct rsm_candidate {
+    cl_platform_id platform;
+    cl_device_id id;
+    cl_device_type type;
+    char *vendor, *platform_version;
+    unsigned quirks;
+    int can_work;                /* 0: cannot be opened even when named */
+    double score;
+} rsm_candidate;
+
+/* candidates[i] belongs to items[i]. */
+struct rsm_device_list {
+    size_t count;
+    resmap_device *items;        /* their strings are owned */
+    rsm_candidate *candidates;
+};
+
+/* Index of the device that `specification` names (not "reference"), or the error of rsm_device_open. */
+resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification, size_t *index);
+/* Whether `word` is one of the words of `text`. */
+int rsm_has_word(const char *text, const char *word);
+
+/* ---- program.c ---- */
+
+struct rsm_kernel {
+    cl_kernel kernel;
+    char *name;
+    struct rsm_kernel *next;
+};
+
+typedef struct rsm_program {
+    char *file, *options;
+    cl_program program;
+    rsm_kernel *kernels;
+    struct rsm_program *next;
+} rsm_program;
+
+void rsm_programs_free(rsm_program *programs);
+
+/* ---- gemm.c, clblast.c ---- */
+
+typedef enum rsm_gemm_kind {
+    RSM_GEMM_CLBLAST,
+    RSM_GEMM_VECTOR,             /* own, for CPUs: one work-item a tile of vectors */
+    RSM_GEMM_GROUP               /* own, for GPUs: one work-group a tile in local memory */
+} rsm_gemm_kind;
+
+/* The kind that suits the device, or the one $RESMAP_GEMM ("clblast" or "own") asks for. */
+rsm_gemm_kind rsm_gemm_choose(const rsm_device *device);
+resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
+                               int accumulate);
+/* Gives back what CLBlast keeps once no device uses it any more. */
+void rsm_clblast_close(rsm_device *device);
+/* 1000000 * major + 1000 * minor + patch. */
+int rsm_clblast_version(void);
+
+/* ---- fft.c, clfft.c ---- */
+
+typedef struct rsm_fft_state rsm_fft_state;
+void rsm_fft_close(rsm_device *device);
+
+/* ---- device.c ---- */
+
+struct rsm_device {
+    rsm_env *env;
+    resmap_device info;          /* strings owned */
+    char *identity;
+    int reference, cpu;
+    unsigned quirks;
+    cl_platform_id platform;
+    cl_device_id id;
+    cl_context context;
+    cl_command_queue queue;
+    uint64_t bytes, peak, limit, default_limit, max_allocation;
+    double opened, first_kernel;
+    rsm_program *programs;
+    rsm_gemm_kind gemm;
+    int gemm_vector;             /* floats a register holds */
+    int clblast_used;
+    rsm_fft_state *fft;
+};
+
+struct rsm_buffer {
+    rsm_device *device;
+    size_t count;
+    cl_mem memory;               /* NULL on the reference */
+    double *host;                /* NULL on OpenCL */
+};
+
+/* "CL_OUT_OF_RESOURCES"; "unknown error" for codes that the standard does not name. */
+const char *rsm_cl_error_name(cl_int code);
+/* Fails with "device NAME: WHAT: CL_… (code)"; refused memory is RESMAP_NO_DEVICE_MEMORY, since drivers that allocate late
+ * refuse it in any call. */
+resmap_status rsm_cl_fail(rsm_device *device, const char *what, cl_int code);
+/* Notes that a kernel was enqueued. */
+void rsm_device_count_kernel(rsm_device *device);
+/* Whether `count` elements from `offset` lie inside. */
+int rsm_buffer_holds(const rsm_buffer *buffer, size_t offset, size_t count);
+
+/* ---- binaries.c: programs on disk ---- */
+
+/* The folder for program binaries inside the library's cache folder, made when missing; NULL when caching is off, or
+ * when the folder is not ours alone. Fresh memory. */
+char *rsm_binaries_folder(rsm_env *env);
+/* 64 hex digits over every field, each preceded by its length. */
+resmap_status rsm_binaries_key(rsm_env *env, const char *const *fields, size_t count, char key[65]);
+/* The payload kept under `key` (fresh memory), or NULL: absent, damaged or another key's. Damaged files are removed. */
+unsigned char *rsm_binaries_load(const char *folder, const char *key, size_t *size);
+/* Keeps the payload, and removes the oldest files above `cap` bytes in all; failures leave no trace. */
+void rsm_binaries_store(const char *folder, const char *key, const void *payload, size_t size, uint64_t cap);
+void rsm_binaries_remove(const char *folder, const char *key);
+
+#endif

@@ -1,0 +1,106 @@
+/* Matrix products: the reference, our own kernels (cl/gemm.cl), and the choice between them and CLBlast. */
+#include "device/device_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* As in cl/gemm.cl. */
+#define VECTOR_ROWS 8
+#define VECTOR_COLUMNS 3
+
+rsm_gemm_kind rsm_gemm_choose(const rsm_device *device)
+{
+    rsm_gemm_kind own = device->cpu ? RSM_GEMM_VECTOR : RSM_GEMM_GROUP;
+    const char *asked = getenv("RESMAP_GEMM");
+    if (asked && strcmp(asked, "clblast") == 0) return RSM_GEMM_CLBLAST;
+    if (asked && strcmp(asked, "own") == 0) return own;
+    return device->cpu || device->quirks & RSM_QUIRK_OWN_GEMM ? own : RSM_GEMM_CLBLAST;
+}
+
+/* Whether the matrix lies inside its buffer, its stride being enough for a row. */
+static int fits(const rsm_matrix *matrix, size_t rows, size_t columns)
+{
+    if (!matrix->buffer || matrix->stride < columns || matrix->stride > RSM_MAX_ELEMENTS || rows > RSM_MAX_ELEMENTS) return 0;
+    uint64_t size = (uint64_t)(rows - 1) * matrix->stride + columns;
+    return size <= RSM_MAX_ELEMENTS && rsm_buffer_holds(matrix->buffer, matrix->offset, (size_t)size);
+}
+
+/* Columns in runs whose sums stay in the first-level cache. */
+static void reference(size_t m, size_t n, size_t k, const double *a, size_t a_stride, const double *b, size_t b_stride,
+                      double *c, size_t c_stride, int accumulate)
+{
+    enum { RUN = 256 };
+    double sum[RUN];
+    for (size_t column = 0; column < n; column += RUN) {
+        size_t width = n - column < RUN ? n - column : RUN;
+        for (size_t i = 0; i < m; i++) {
+            for (size_t j = 0; j < width; j++) sum[j] = 0;
+            for (size_t p = 0; p < k; p++) {
+                double value = a[i * a_stride + p];
+                const double *row = b + p * b_stride + column;
+                for (size_t j = 0; j < width; j++) sum[j] += value * row[j];
+            }
+            double *to = c + i * c_stride + column;
+            for (size_t j = 0; j < width; j++) to[j] = accumulate ? to[j] + sum[j] : sum[j];
+        }
+    }
+}
+
+static resmap_status vector_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
+                                 int accumulate)
+{
+    char options[32];
+    rsm_kernel *kernel;
+    snprintf(options, sizeof options, "-DWIDTH=%d", device->gemm_vector);
+    RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_vector", options, &kernel));
+
+    /* Every run of rows copies its columns of B anew, so runs are as long as leaves enough of them for all cores. */
+    size_t tile = (size_t)device->gemm_vector * VECTOR_COLUMNS;
+    size_t tiles = (n + tile - 1) / tile, blocks = (m + VECTOR_ROWS - 1) / VECTOR_ROWS;
+    size_t wanted = 8 * (size_t)(device->info.compute_units > 0 ? device->info.compute_units : 1);
+    size_t runs = tiles >= wanted ? 1 : (wanted + tiles - 1) / tiles;
+    if (runs > (blocks + 3) / 4) runs = (blocks + 3) / 4;
+    size_t rows = (blocks + runs - 1) / runs * VECTOR_ROWS;
+    const size_t global[2] = {tiles, (m + rows - 1) / rows}, local[2] = {1, 1};
+    return RSM_RUN(device, kernel, 2, global, local, RSM_INT(m), RSM_INT(n), RSM_INT(k), RSM_BUFFER(a.buffer),
+                   RSM_INT(a.offset), RSM_INT(a.stride), RSM_BUFFER(b.buffer), RSM_INT(b.offset), RSM_INT(b.stride),
+                   RSM_BUFFER(c.buffer), RSM_INT(c.offset), RSM_INT(c.stride), RSM_INT(accumulate), RSM_INT(rows));
+}
+
+static resmap_status group_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
+                                int accumulate)
+{
+    size_t group = device->info.max_work_group >= 256 ? 16 : device->info.max_work_group >= 64 ? 8 : 4;
+    size_t side = 4 * group;
+    char options[32];
+    rsm_kernel *kernel;
+    snprintf(options, sizeof options, "-DGROUP=%d", (int)group);
+    RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_group", options, &kernel));
+    const size_t local[2] = {group, group};
+    const size_t global[2] = {(n + side - 1) / side * group, (m + side - 1) / side * group};
+    return RSM_RUN(device, kernel, 2, global, local, RSM_INT(m), RSM_INT(n), RSM_INT(k), RSM_BUFFER(a.buffer),
+                   RSM_INT(a.offset), RSM_INT(a.stride), RSM_BUFFER(b.buffer), RSM_INT(b.offset), RSM_INT(b.stride),
+                   RSM_BUFFER(c.buffer), RSM_INT(c.offset), RSM_INT(c.stride), RSM_INT(accumulate));
+}
+
+resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
+                       int accumulate)
+{
+    if (m == 0 || n == 0) return RESMAP_OK;
+    if (k == 0 || !fits(&a, m, k) || !fits(&b, k, n) || !fits(&c, m, n)) {
+        return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: a product of %zu x %zu x %zu: a matrix leaves its buffer",
+                        device->info.name, m, n, k);
+    }
+    if (device->reference) {
+        reference(m, n, k, a.buffer->host + a.offset, a.stride, b.buffer->host + b.offset, b.stride,
+                  c.buffer->host + c.offset, c.stride, accumulate);
+        return RESMAP_OK;
+    }
+    switch (device->gemm) {
+    case RSM_GEMM_CLBLAST: return rsm_clblast_gemm(device, m, n, k, a, b, c, accumulate);
+    case RSM_GEMM_VECTOR: return vector_gemm(device, m, n, k, a, b, c, accumulate);
+    case RSM_GEMM_GROUP: return group_gemm(device, m, n, k, a, b, c, accumulate);
+    }
+    return RESMAP_INTERNAL;
+}
