@@ -1,0 +1,94 @@
+#include "cli.h"
+
+static void print_json(const resmap_device *list, size_t count)
+{
+    printf("{\n  \"devices\": [");
+    for (size_t i = 0; i < count; i++) {
+        const resmap_device *d = &list[i];
+        const struct {
+            const char *key, *text;
+        } texts[] = {{"platform", d->platform}, {"name", d->name},       {"type", d->type},
+                     {"driver", d->driver},     {"version", d->version}, {"reason", d->reason}};
+        const struct {
+            const char *key;
+            unsigned long long value;
+        } numbers[] = {{"compute_units", (unsigned long long)d->compute_units},
+                       {"clock_mhz", (unsigned long long)d->clock_mhz},
+                       {"memory_bytes", d->memory_bytes},
+                       {"max_allocation_bytes", d->max_allocation_bytes},
+                       {"local_memory_bytes", d->local_memory_bytes},
+                       {"max_work_group", d->max_work_group}};
+        const struct {
+            const char *key;
+            int value;
+        } flags[] = {{"fp16", d->fp16},
+                     {"fp64", d->fp64},
+                     {"subgroups", d->subgroups},
+                     {"usable", d->usable},
+                     {"chosen", d->chosen}};
+
+        printf("%s\n    {\"index\": %d", i ? "," : "", d->index);
+        for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
+            printf(", \"%s\": ", texts[k].key);
+            cli_json_string(stdout, texts[k].text);
+        }
+        for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; k++)
+            printf(", \"%s\": %llu", numbers[k].key, numbers[k].value);
+        for (size_t k = 0; k < sizeof flags / sizeof flags[0]; k++)
+            printf(", \"%s\": %s", flags[k].key, flags[k].value ? "true" : "false");
+        printf("}");
+    }
+    printf("%s]\n}\n", count ? "\n  " : "");
+}
+
+static void print_table(const resmap_device *list, size_t count)
+{
+    if (count == 0) {
+        printf("no OpenCL device (-d reference computes in plain C, slowly)\n");
+        return;
+    }
+    printf("   #  type         units    memory  fp16  name\n");
+    for (size_t i = 0; i < count; i++) {
+        const resmap_device *d = &list[i];
+        char memory[32];
+
+        printf("%s %2d  %-11s %6d %9s  %-4s  %s\n", d->chosen ? "*" : " ", d->index, d->type,
+               d->compute_units, cli_bytes(d->memory_bytes, memory), d->fp16 ? "yes" : "no", d->name);
+        printf("                                            %s; %s, driver %s\n", d->platform, d->version,
+               d->driver);
+        printf("                                            %s: %s\n",
+               d->chosen   ? "taken by auto"
+               : d->usable ? "usable"
+                           : "not usable",
+               d->reason);
+    }
+}
+
+static int run(const cli_command *command, int argc, char **argv)
+{
+    cli_common common = CLI_COMMON_INIT;
+    int json = 0;
+    const cli_option table[] = {
+        CLI_TAKES(0, "json", NULL, "print JSON", CLI_FLAG, &json),
+        CLI_OPTION_VERBOSE(&common),
+    };
+    resmap_context *context;
+    const resmap_device *list = NULL;
+    size_t count = 0;
+    char **operands;
+    resmap_status done;
+    int status = cli_parse(command, table, sizeof table / sizeof table[0], argc, argv, &operands);
+
+    if (status >= 0) return status;
+    context = cli_start(&common);
+    if (!context) return 1;
+    done = resmap_list_devices(context, &list, &count);
+    status = done == RESMAP_OK ? 0 : cli_failed(context, done);
+    if (status == 0 && json) print_json(list, count);
+    if (status == 0 && !json) print_table(list, count);
+    resmap_context_free(context);
+    return status;
+}
+
+const cli_command cli_devices = {"devices", "", 0,
+                                 "Lists the OpenCL devices and says which one is taken, and why.", run};

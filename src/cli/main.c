@@ -1,0 +1,45 @@
+#include "cli.h"
+
+#include <errno.h>
+#include <string.h>
+
+static const cli_command *const commands[] = {&cli_restore, &cli_classify, &cli_devices, &cli_model,
+                                              &cli_doctor};
+#define COMMANDS (sizeof commands / sizeof commands[0])
+
+static void print_help(void)
+{
+    printf("Usage: resmap COMMAND [options] …\n\n"
+           "Restores brain MRI scans spoiled by motion, noise and bias field, on any OpenCL device.\n"
+           "Research software, not a medical device.\n\nCommands:\n");
+    for (size_t i = 0; i < COMMANDS; i++) printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    printf("\nresmap COMMAND --help lists a command's options.\n");
+}
+
+static int run(int argc, char **argv)
+{
+    if (argc < 2) return cli_usage(NULL, "no command given");
+    if (strcmp(argv[1], "--help") == 0) {
+        print_help();
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("resmap %s\n", resmap_version());
+        return 0;
+    }
+    for (size_t i = 0; i < COMMANDS; i++)
+        if (strcmp(argv[1], commands[i]->name) == 0) return commands[i]->run(commands[i], argc - 1, argv + 1);
+    return cli_usage(NULL, "unknown %s %s", argv[1][0] == '-' ? "option" : "command", argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+    int status = run(argc, argv);
+
+    cli_progress_clear();
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "resmap: standard output: %s\n", strerror(errno));
+        return status ? status : 1;
+    }
+    return status;
+}
