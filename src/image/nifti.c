@@ -396,7 +396,8 @@ resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image
         if (f.version == 1) raw.n1.pixdim[i] = fabsf(raw.n1.pixdim[i]);
         else raw.n2.pixdim[i] = fabs(raw.n2.pixdim[i]);
     }
-    header = f.version == 1 ? nifti_convert_n1hdr2nim(raw.n1, path) : nifti_convert_n2hdr2nim(raw.n2, path);
+    /* without a file name: nifticlib would refuse those without .nii */
+    header = f.version == 1 ? nifti_convert_n1hdr2nim(raw.n1, NULL) : nifti_convert_n2hdr2nim(raw.n2, NULL);
     if (!header) RSM_CHECK(rsm_fail(env, RESMAP_BAD_FILE, "%s: nifticlib refuses the header", path));
     image->header = header;
 
