@@ -1,0 +1,19 @@
+/* What a resmap_context holds. Only the files that define the public functions include this. */
+#ifndef RSM_CONTEXT_H
+#define RSM_CONTEXT_H
+
+#include "core/env.h"
+#include "device/device.h"
+#include "model/network.h"
+
+struct resmap_context {
+    rsm_env env;                 /* first: a model knows its context by its env */
+    rsm_device *device;          /* NULL: none opened */
+    rsm_device_list *devices;    /* of the last resmap_list_devices */
+    char *cache_folder;
+    /* The last model's network on the device, kept for the next call. */
+    rsm_network *network;
+    const struct resmap_model *network_model;
+};
+
+#endif

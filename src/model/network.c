@@ -1,0 +1,918 @@
+#include "model/network.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "nn/nn.h"
+
+enum { LEVELS = 4, NAME_LENGTH = 128 };
+
+/* Weights of one transformer block; offsets into the weights buffer. */
+typedef struct block {
+    size_t channels, heads, hidden;
+    rsm_vector norm1_weight, norm1_bias, temperature, qkv, qkv_depthwise, attention_out;
+    rsm_vector norm2_weight, norm2_bias, ffn_in, ffn_depthwise, ffn_out;
+} block;
+
+typedef struct stage {
+    size_t count;
+    block *blocks;
+} stage;
+
+/* A Textual Prompt Fusion. The text half of its 1x1 convolution sees a spatially constant input, so it is a bias for each
+ * channel, computed once a prompt on the host. */
+typedef struct fusion {
+    rsm_vector fuse;             /* [C, 2C], the image half first */
+    rsm_vector bias;             /* C values inside `prompt_bias` */
+    float *text_weight, *text_bias, *fuse_text;   /* [C, text_dim], [C], [C, C]: host copies */
+    block block;
+} fusion;
+
+struct rsm_network {
+    rsm_device *device;
+    rsm_env *env;
+    const struct resmap_model *model;
+    const rsm_config *config;
+
+    rsm_buffer *weights;
+    rsm_vector patch_embed, down[3], up[3], reduce[3], output_conv;
+    stage encoder[LEVELS], decoder[3], refinement;
+    fusion fusion[3];            /* [i]: before the upsampling into level i (0: full resolution) */
+    rsm_buffer *prompt_bias;
+    int has_prompt;
+    float *fc1_weight, *fc1_bias, *fc2_weight, *fc2_bias;
+};
+
+/* Level i has channels dim << i and is height >> i by width >> i. Level 0's map is the decoder's: 2 * dim
+ * channels, whose upper half is the encoder's, so that the concatenation of decoder level 1 costs nothing. */
+struct rsm_plan {
+    rsm_network *net;
+    rsm_device *device;
+    rsm_env *env;
+    const rsm_config *config;
+    size_t height, width;
+    rsm_buffer *input, *output, *level0, *skip[LEVELS], *work[LEVELS], *scratch, *small;
+    size_t scratch_count, pooled_offset;
+};
+
+/* ---- Weights ------------------------------------------------------------------------------------------------ */
+
+static size_t level_channels(const rsm_network *net, int level)
+{
+    return net->config->dim << level;
+}
+
+/* Rounds up so that every tensor starts at a multiple of 64 bytes. */
+static size_t aligned(size_t count)
+{
+    return (count + 15) / 16 * 16;
+}
+
+static int on_device(const char *name)
+{
+    return strncmp(name, "prompts.", 8) != 0 && strncmp(name, "classifier.", 11) != 0 &&
+           !(strncmp(name, "tpf.", 4) == 0 && strstr(name, ".text.") != NULL);
+}
+
+/* Colour checkpoints see the slice three times and give three outputs to be averaged; both convolutions are linear, so that
+ * is one input channel with the summed kernel and one output channel with the mean kernel. Returns the elements left. */
+static size_t fold_colour(const rsm_network *net, const char *name, float *values, size_t count)
+{
+    size_t inputs = net->config->in_channels, outputs = net->config->out_channels;
+
+    if (strcmp(name, "patch_embed.proj.weight") == 0 && inputs > 1) {
+        for (size_t o = 0; o < net->config->dim; o++)
+            for (size_t t = 0; t < 9; t++) {
+                double sum = 0;
+                for (size_t i = 0; i < inputs; i++) sum += (double)values[(o * inputs + i) * 9 + t];
+                values[o * 9 + t] = (float)sum;
+            }
+        return net->config->dim * 9;
+    }
+    if (strcmp(name, "output.weight") == 0 && outputs > 1) {
+        size_t size = count / outputs;
+        for (size_t t = 0; t < size; t++) {
+            double sum = 0;
+            for (size_t o = 0; o < outputs; o++) sum += (double)values[o * size + t];
+            values[t] = (float)(sum / (double)outputs);
+        }
+        return size;
+    }
+    return count;
+}
+
+/* Where each tensor of the file lies in the weights buffer, in the file's order. */
+typedef struct placement {
+    const rsm_tensor *tensor;
+    size_t offset;
+} placement;
+
+typedef struct loader {
+    rsm_network *net;
+    placement *places;
+    size_t count;
+} loader;
+
+/* The weights named by the format, or an empty vector when the model has none (bias of a BiasFree norm). */
+static rsm_vector place_of(const loader *load, const char *format, ...) RSM_PRINTF(2, 3);
+static rsm_vector place_of(const loader *load, const char *format, ...)
+{
+    char name[NAME_LENGTH];
+    size_t low = 0, high = load->count;
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(name, sizeof name, format, arguments);
+    va_end(arguments);
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        int order = strcmp(name, load->places[middle].tensor->name);
+        if (order == 0) return (rsm_vector){load->net->weights, load->places[middle].offset};
+        if (order < 0) high = middle;
+        else low = middle + 1;
+    }
+    return (rsm_vector){NULL, 0};
+}
+
+static block load_block(const loader *load, const char *prefix, size_t channels, size_t heads)
+{
+    block b;
+
+    b.channels = channels;
+    b.heads = heads;
+    b.hidden = rsm_config_hidden(load->net->config, channels);
+    b.norm1_weight = place_of(load, "%s.norm1.body.weight", prefix);
+    b.norm1_bias = place_of(load, "%s.norm1.body.bias", prefix);
+    b.temperature = place_of(load, "%s.attn.temperature", prefix);
+    b.qkv = place_of(load, "%s.attn.qkv.weight", prefix);
+    b.qkv_depthwise = place_of(load, "%s.attn.qkv_dwconv.weight", prefix);
+    b.attention_out = place_of(load, "%s.attn.project_out.weight", prefix);
+    b.norm2_weight = place_of(load, "%s.norm2.body.weight", prefix);
+    b.norm2_bias = place_of(load, "%s.norm2.body.bias", prefix);
+    b.ffn_in = place_of(load, "%s.ffn.project_in.weight", prefix);
+    b.ffn_depthwise = place_of(load, "%s.ffn.dwconv.weight", prefix);
+    b.ffn_out = place_of(load, "%s.ffn.project_out.weight", prefix);
+    if (!load->net->config->norm_with_bias)   /* a file may carry tensors that its configuration does not name */
+        b.norm1_bias.buffer = b.norm2_bias.buffer = NULL;
+    return b;
+}
+
+static resmap_status load_stage(const loader *load, const char *name, size_t count, size_t channels, size_t heads, stage *target)
+{
+    target->blocks = malloc(rsm_bytes(count, sizeof *target->blocks));
+    if (target->blocks == NULL) return rsm_no_memory(load->net->env, count * sizeof *target->blocks);
+    target->count = count;
+    for (size_t i = 0; i < count; i++) {
+        char prefix[NAME_LENGTH];
+        snprintf(prefix, sizeof prefix, "%s.%zu", name, i);
+        target->blocks[i] = load_block(load, prefix, channels, heads);
+    }
+    return RESMAP_OK;
+}
+
+/* A tensor of the (checked) model as floats in fresh memory. */
+static resmap_status host_tensor(rsm_network *net, const char *name, float **values)
+{
+    const rsm_tensor *tensor = rsm_safetensors_find(&net->model->file, name);
+
+    *values = malloc(rsm_bytes(tensor->count, sizeof **values));
+    if (*values == NULL) return rsm_no_memory(net->env, tensor->count * sizeof **values);
+    rsm_tensor_to_float(tensor, *values);
+    return RESMAP_OK;
+}
+
+static resmap_status load_fusion(const loader *load, int index, size_t channels, size_t heads, size_t *bias_offset)
+{
+    rsm_network *net = load->net;
+    fusion *f = &net->fusion[index];
+    char name[NAME_LENGTH];
+    float *whole;
+
+    f->fuse = place_of(load, "tpf.%d.fuse.weight", index + 1);
+    f->bias.offset = *bias_offset;
+    *bias_offset += aligned(channels);
+    snprintf(name, sizeof name, "tpf.%d.block", index + 1);
+    f->block = load_block(load, name, channels, heads);
+    snprintf(name, sizeof name, "tpf.%d.text.weight", index + 1);
+    RSM_TRY(host_tensor(net, name, &f->text_weight));
+    snprintf(name, sizeof name, "tpf.%d.text.bias", index + 1);
+    RSM_TRY(host_tensor(net, name, &f->text_bias));
+    snprintf(name, sizeof name, "tpf.%d.fuse.weight", index + 1);
+    RSM_TRY(host_tensor(net, name, &whole));
+    f->fuse_text = malloc(rsm_bytes(channels * channels, sizeof *whole));
+    if (f->fuse_text == NULL) {
+        free(whole);
+        return rsm_no_memory(net->env, channels * channels * sizeof *whole);
+    }
+    for (size_t o = 0; o < channels; o++)
+        memcpy(f->fuse_text + o * channels, whole + o * 2 * channels + channels, channels * sizeof *whole);
+    free(whole);
+    return RESMAP_OK;
+}
+
+static resmap_status upload(loader *load)
+{
+    rsm_network *net = load->net;
+    const rsm_safetensors *file = &net->model->file;
+    size_t total = 0, largest = 0;
+    float *values;
+    resmap_status status = RESMAP_OK;
+
+    load->places = malloc(rsm_bytes(file->tensor_count, sizeof *load->places));
+    if (load->places == NULL) return rsm_no_memory(net->env, file->tensor_count * sizeof *load->places);
+    for (size_t i = 0; i < file->tensor_count; i++) {
+        const rsm_tensor *tensor = &file->tensors[i];
+        if (!on_device(tensor->name)) continue;
+        load->places[load->count++] = (placement){tensor, total};
+        total += aligned(tensor->count);
+        if (tensor->count > largest) largest = tensor->count;
+    }
+    RSM_TRY(rsm_buffer_create(net->device, total, &net->weights));
+    values = malloc(rsm_bytes(largest, sizeof *values));
+    if (values == NULL) return rsm_no_memory(net->env, largest * sizeof *values);
+    for (size_t i = 0; i < load->count; i++) {
+        const placement *place = &load->places[i];
+        size_t count;
+        rsm_tensor_to_float(place->tensor, values);
+        count = fold_colour(net, place->tensor->name, values, place->tensor->count);
+        RSM_CHECK(rsm_buffer_write(net->device, net->weights, place->offset, values, count));
+    }
+done:
+    free(values);
+    return status;
+}
+
+static resmap_status load_network(loader *load)
+{
+    static const char *const encoder_names[LEVELS] = {"encoder_level1", "encoder_level2", "encoder_level3", "latent"};
+    static const char *const decoder_names[3] = {"decoder_level1", "decoder_level2", "decoder_level3"};
+    static const char *const down_names[3] = {"down1_2", "down2_3", "down3_4"};
+    static const char *const up_names[3] = {"up2_1", "up3_2", "up4_3"};
+    rsm_network *net = load->net;
+    const rsm_config *c = net->config;
+
+    RSM_TRY(upload(load));
+    net->patch_embed = place_of(load, "patch_embed.proj.weight");
+    net->output_conv = place_of(load, "output.weight");
+    for (int i = 0; i < LEVELS; i++)
+        RSM_TRY(load_stage(load, encoder_names[i], c->num_blocks[i], level_channels(net, i), c->heads[i], &net->encoder[i]));
+    for (int i = 0; i < 3; i++) {
+        /* Level 1 of the decoder keeps the concatenated width (no reduction): 2 * dim channels. */
+        size_t channels = i == 0 ? 2 * c->dim : level_channels(net, i);
+        RSM_TRY(load_stage(load, decoder_names[i], c->num_blocks[i], channels, c->heads[i], &net->decoder[i]));
+        net->down[i] = place_of(load, "%s.body.0.weight", down_names[i]);
+        net->up[i] = place_of(load, "%s.body.0.weight", up_names[i]);
+        if (i > 0) net->reduce[i] = place_of(load, "reduce_chan_level%d.weight", i + 1);
+    }
+    RSM_TRY(load_stage(load, "refinement", c->num_refinement_blocks, 2 * c->dim, c->heads[0], &net->refinement));
+    if (c->arch == RSM_ARCH_RESMAP) {
+        size_t bias_count = 0;
+        for (int i = 0; i < 3; i++)
+            RSM_TRY(load_fusion(load, i, level_channels(net, i + 1), c->heads[i + 1], &bias_count));
+        RSM_TRY(rsm_buffer_create(net->device, bias_count, &net->prompt_bias));
+        for (int i = 0; i < 3; i++) net->fusion[i].bias.buffer = net->prompt_bias;
+        RSM_TRY(host_tensor(net, "classifier.fc1.weight", &net->fc1_weight));
+        RSM_TRY(host_tensor(net, "classifier.fc1.bias", &net->fc1_bias));
+        RSM_TRY(host_tensor(net, "classifier.fc2.weight", &net->fc2_weight));
+        RSM_TRY(host_tensor(net, "classifier.fc2.bias", &net->fc2_bias));
+    }
+    return RESMAP_OK;
+}
+
+resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *model, rsm_network **network)
+{
+    loader load = {0};
+    rsm_network *net = calloc(1, sizeof *net);
+    resmap_status status;
+
+    if (net == NULL) return rsm_no_memory(rsm_device_env(device), sizeof *net);
+    net->device = device;
+    net->env = rsm_device_env(device);
+    net->model = model;
+    net->config = &model->config;
+    load.net = net;
+    status = load_network(&load);
+    free(load.places);
+    if (status != RESMAP_OK) rsm_network_free(net);
+    else *network = net;
+    return status;
+}
+
+void rsm_network_free(rsm_network *net)
+{
+    if (net == NULL) return;
+    for (int i = 0; i < LEVELS; i++) free(net->encoder[i].blocks);
+    for (int i = 0; i < 3; i++) {
+        free(net->decoder[i].blocks);
+        free(net->fusion[i].text_weight);
+        free(net->fusion[i].text_bias);
+        free(net->fusion[i].fuse_text);
+    }
+    free(net->refinement.blocks);
+    free(net->fc1_weight);
+    free(net->fc1_bias);
+    free(net->fc2_weight);
+    free(net->fc2_bias);
+    rsm_buffer_free(net->prompt_bias);
+    rsm_buffer_free(net->weights);
+    free(net);
+}
+
+rsm_device *rsm_network_device(const rsm_network *net)
+{
+    return net->device;
+}
+
+const struct resmap_model *rsm_network_model(const rsm_network *net)
+{
+    return net->model;
+}
+
+/* ---- The plan: how many rows each operation takes at once --------------------------------------------------- */
+
+typedef enum operation { ATTENTION, FEED_FORWARD, CONVOLUTION, FUSION } operation;
+
+/* Scratch elements that `rows` rows of an operation need. a, b: channels and hidden (feed-forward), channels and heads
+ * (attention), channels in and out (convolution); a: channels (fusion and reduction). */
+static size_t scratch_need(operation what, size_t a, size_t b, size_t width, size_t rows)
+{
+    switch (what) {
+    case ATTENTION:              /* normalised and expanded q, k with their halo; q, k; partial sums */
+        return 3 * a * (rows + 2) * width + 2 * a * rows * width + rsm_attention_scratch(a, b, rows * width);
+    case FEED_FORWARD:           /* normalised, expanded, gated */
+        return (a + 2 * b) * (rows + 2) * width + b * rows * width;
+    case CONVOLUTION:            /* im2col and its product */
+        return (9 * a + b) * rows * width;
+    case FUSION:
+        return a * rows * width;
+    }
+    return 0;
+}
+
+/* The most rows of a map (an even number, or all of them) whose scratch stays within `limit` elements, at least 2. */
+static size_t band_rows(operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
+{
+    size_t rows = height;
+
+    while (rows > 2 && scratch_need(what, a, b, width, rows) > limit) rows = ((rows + 1) / 2 + 1) & ~(size_t)1;
+    return rows;
+}
+
+static size_t maximum(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t band_need(operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
+{
+    return scratch_need(what, a, b, width, band_rows(what, a, b, height, width, limit));
+}
+
+static size_t stage_need(const stage *s, size_t height, size_t width, size_t limit)
+{
+    const block *b = s->blocks;
+
+    if (s->count == 0) return 0;
+    return maximum(band_need(ATTENTION, b->channels, b->heads, height, width, limit),
+                   band_need(FEED_FORWARD, b->channels, b->hidden, height, width, limit));
+}
+
+/* Scratch elements of the whole network when no operation shall take more than `limit`, as far as two rows allow. */
+static size_t network_need(const rsm_network *net, size_t height, size_t width, size_t limit)
+{
+    size_t dim = net->config->dim;
+    size_t need = band_need(CONVOLUTION, 1, dim, height, width, limit);
+
+    need = maximum(need, band_need(CONVOLUTION, 2 * dim, 1, height, width, limit));
+    need = maximum(need, stage_need(&net->decoder[0], height, width, limit));
+    need = maximum(need, stage_need(&net->refinement, height, width, limit));
+    for (int i = 0; i < LEVELS; i++) {
+        size_t channels = level_channels(net, i), h = height >> i, w = width >> i;
+        need = maximum(need, stage_need(&net->encoder[i], h, w, limit));
+        if (i == 3) continue;
+        need = maximum(need, band_need(CONVOLUTION, channels, channels / 2, h, w, limit));
+        need = maximum(need, band_need(CONVOLUTION, 2 * channels, 4 * channels, h / 2, w / 2, limit));
+        need = maximum(need, stage_need(&net->decoder[i], h, w, limit));
+        need = maximum(need, band_need(FUSION, 2 * channels, 0, h / 2, w / 2, limit));
+        if (net->config->arch == RSM_ARCH_RESMAP) {
+            stage s = {1, (block *)&net->fusion[i].block};
+            need = maximum(need, stage_need(&s, h / 2, w / 2, limit));
+        }
+    }
+    return need;
+}
+
+/* Elements of `small`: the largest attention's sums, its matrix, and the scratch to make it; and the pooled latent. */
+typedef struct small_layout {
+    size_t sums, matrix, scratch, end;
+} small_layout;
+
+static small_layout small_of(size_t channels, size_t heads)
+{
+    small_layout s;
+
+    s.sums = 0;
+    s.matrix = aligned(rsm_attention_sums_count(channels, heads));
+    s.scratch = s.matrix + aligned(channels * channels);
+    s.end = s.scratch + aligned(channels * (channels / heads));
+    return s;
+}
+
+static size_t small_need(const stage *s)
+{
+    return s->count == 0 ? 0 : small_of(s->blocks->channels, s->blocks->heads).end;
+}
+
+static void clear_plan(rsm_plan *plan)
+{
+    rsm_buffer **buffers[] = {&plan->input, &plan->output, &plan->level0, &plan->scratch, &plan->small};
+
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        rsm_buffer_free(*buffers[i]);
+        *buffers[i] = NULL;
+    }
+    for (int i = 0; i < LEVELS; i++) {
+        if (plan->work[i] != plan->skip[i]) rsm_buffer_free(plan->work[i]);
+        rsm_buffer_free(plan->skip[i]);
+        plan->work[i] = plan->skip[i] = NULL;
+    }
+}
+
+static resmap_status allocate(rsm_plan *plan, size_t height, size_t width, size_t scratch)
+{
+    rsm_device *device = plan->device;
+    size_t dim = plan->config->dim, pixels = height * width, pooled = 8 * dim;
+
+    RSM_TRY(rsm_buffer_create(device, pixels, &plan->input));
+    RSM_TRY(rsm_buffer_create(device, pixels, &plan->output));
+    RSM_TRY(rsm_buffer_create(device, 2 * dim * pixels, &plan->level0));
+    for (int i = 1; i < LEVELS; i++) {
+        size_t count = level_channels(plan->net, i) * (pixels >> (2 * i));
+        RSM_TRY(rsm_buffer_create(device, count, &plan->skip[i]));
+        if (i < 3) RSM_TRY(rsm_buffer_create(device, count, &plan->work[i]));
+    }
+    plan->work[3] = plan->skip[3];   /* nothing skips the latent */
+    plan->pooled_offset = small_need(&plan->net->decoder[0]);
+    plan->pooled_offset = maximum(plan->pooled_offset, small_need(&plan->net->refinement));
+    for (int i = 0; i < LEVELS; i++) plan->pooled_offset = maximum(plan->pooled_offset, small_need(&plan->net->encoder[i]));
+    for (int i = 0; i < 3; i++) plan->pooled_offset = maximum(plan->pooled_offset, small_need(&plan->net->decoder[i]));
+    RSM_TRY(rsm_buffer_create(device, plan->pooled_offset + pooled, &plan->small));
+    RSM_TRY(rsm_buffer_create(device, scratch, &plan->scratch));
+    plan->scratch_count = scratch;
+    return RESMAP_OK;
+}
+
+/* Drivers may allocate on first use only: use everything now, so that lack of memory shows while it can be mended. */
+static resmap_status touch(rsm_plan *plan)
+{
+    rsm_buffer *buffers[] = {plan->input, plan->output, plan->level0, plan->skip[1], plan->skip[2],
+                             plan->skip[3], plan->work[1], plan->work[2], plan->small, plan->scratch};
+
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        rsm_map all = {buffers[i], 0, rsm_buffer_count(buffers[i])};
+        RSM_TRY(rsm_fill_zero(plan->device, all, 1, all.plane));
+    }
+    return rsm_device_finish(plan->device);
+}
+
+resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm_plan **result)
+{
+    /* A CPU's caches like small bands; a GPU wants enough work in each launch. */
+    size_t preferred = (rsm_device_is_cpu(net->device) ? (size_t)4 : (size_t)64) << 20;
+    size_t scratch, smaller;
+    rsm_plan *plan = calloc(1, sizeof *plan);
+    resmap_status status;
+
+    if (plan == NULL) return rsm_no_memory(net->env, sizeof *plan);
+    plan->net = net;
+    plan->device = net->device;
+    plan->env = net->env;
+    plan->config = net->config;
+    plan->height = height;
+    plan->width = width;
+    for (;;) {
+        scratch = network_need(net, height, width, preferred);
+        status = allocate(plan, height, width, scratch);
+        if (status == RESMAP_OK) status = touch(plan);
+        if (status == RESMAP_OK) break;
+        clear_plan(plan);
+        if (status != RESMAP_NO_DEVICE_MEMORY) break;
+        do {                     /* smaller bands, until two rows is all there is */
+            preferred /= 2;
+            smaller = network_need(net, height, width, preferred);
+        } while (smaller == scratch && preferred > 0);
+        if (smaller >= scratch) break;
+    }
+    if (status == RESMAP_OK) *result = plan;
+    else free(plan);
+    return status;
+}
+
+void rsm_plan_free(rsm_plan *plan)
+{
+    if (plan == NULL) return;
+    clear_plan(plan);
+    free(plan);
+}
+
+size_t rsm_plan_band_rows(const rsm_plan *plan)
+{
+    const block *b = plan->net->refinement.blocks;
+
+    return band_rows(FEED_FORWARD, b->channels, b->hidden, plan->height, plan->width, plan->scratch_count);
+}
+
+/* ---- Running ------------------------------------------------------------------------------------------------ */
+
+/* A level's map and its size. */
+typedef struct level_map {
+    rsm_map map;
+    size_t height, width;
+} level_map;
+
+static level_map feature_of(rsm_plan *plan, rsm_buffer *buffer, int level)
+{
+    level_map f = {{buffer, 0, (plan->height >> level) * (plan->width >> level)}, plan->height >> level, plan->width >> level};
+    return f;
+}
+
+static rsm_map rows_of(rsm_map map, size_t width, size_t row)
+{
+    map.offset += row * width;
+    return map;
+}
+
+static rsm_map channels_of(rsm_map map, size_t channel)
+{
+    map.offset += channel * map.plane;
+    return map;
+}
+
+static rsm_vector part_of(rsm_vector vector, size_t offset)
+{
+    vector.offset += offset;
+    return vector;
+}
+
+static rsm_vector scratch_at(const rsm_plan *plan, size_t offset)
+{
+    return (rsm_vector){plan->scratch, offset};
+}
+
+/* A band of rows on its way through norm, 1x1 expansion and a 3x3 depthwise convolution, which needs one expanded row above
+ * and below. The blocks change their map in place from top to bottom, so the row above is taken from the band before, not
+ * computed anew from rows already changed. */
+typedef struct row_band {
+    rsm_map x;                   /* the map */
+    size_t height, width;
+    size_t first, rows;          /* the rows of this band */
+    size_t previous_rows;        /* of the band before; 0: this is the first */
+    rsm_map normal, expanded;    /* (rows + 2) rows each; row 0 is the one above */
+} row_band;
+
+static resmap_status expand(rsm_plan *plan, const row_band *b, size_t channels, rsm_vector norm_weight, rsm_vector norm_bias,
+                            rsm_vector weight, size_t c_out)
+{
+    size_t w = b->width;
+    int at_end = b->first + b->rows == b->height;
+    size_t from = b->previous_rows > 0 ? 2 : 1, to = b->rows + (at_end ? 1 : 2);   /* band rows to compute: [from, to) */
+
+    if (b->previous_rows > 0) {
+        rsm_map last = rows_of(b->expanded, w, b->previous_rows);
+        RSM_TRY(rsm_copy(plan->device, last, b->expanded, c_out, 2 * w));
+    } else {
+        RSM_TRY(rsm_fill_zero(plan->device, b->expanded, c_out, w));
+    }
+    if (at_end) RSM_TRY(rsm_fill_zero(plan->device, rows_of(b->expanded, w, b->rows + 1), c_out, w));
+    if (to <= from) return RESMAP_OK;
+    RSM_TRY(rsm_layer_norm(plan->device, rows_of(b->x, w, b->first + from - 1), norm_weight, norm_bias,
+                           rows_of(b->normal, w, from), channels, (to - from) * w));
+    return rsm_conv1x1(plan->device, weight, channels, rows_of(b->normal, w, from), rows_of(b->expanded, w, from), channels,
+                       c_out, (to - from) * w, 0);
+}
+
+/* x += project_out(attention(norm1(x))). One pass over the bands sums the attention's statistics from q and k; a second one
+ * applies the softmax matrix, folded with the output projection, to v. */
+static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
+{
+    size_t c = b->channels, w = f.width;
+    size_t rows = band_rows(ATTENTION, c, b->heads, f.height, w, plan->scratch_count);
+    size_t halo_plane = (rows + 2) * w, plane = rows * w;
+    small_layout small = small_of(c, b->heads);
+    rsm_vector sums = {plan->small, small.sums}, matrix = {plan->small, small.matrix}, temporary = {plan->small, small.scratch};
+    row_band band = {f.map, f.height, w, 0, 0, 0, {plan->scratch, 0, halo_plane}, {plan->scratch, c * halo_plane, halo_plane}};
+    rsm_map qk = {plan->scratch, 3 * c * halo_plane, plane};
+    rsm_vector partial = scratch_at(plan, qk.offset + 2 * c * plane);
+
+    for (size_t first = 0; first < f.height; first += rows) {
+        band.previous_rows = first == 0 ? 0 : band.rows;
+        band.first = first;
+        band.rows = f.height - first < rows ? f.height - first : rows;
+        RSM_TRY(expand(plan, &band, c, b->norm1_weight, b->norm1_bias, b->qkv, 2 * c));
+        RSM_TRY(rsm_depthwise3x3(plan->device, band.expanded, b->qkv_depthwise, qk, 2 * c, band.rows, w));
+        RSM_TRY(rsm_attention_sums(plan->device, qk, channels_of(qk, c), c, b->heads, band.rows * w, sums, partial, first > 0));
+    }
+    RSM_TRY(rsm_attention_matrix(plan->device, sums, b->temperature, b->attention_out, matrix, temporary, c, b->heads));
+    for (size_t first = 0; first < f.height; first += rows) {
+        band.previous_rows = first == 0 ? 0 : band.rows;
+        band.first = first;
+        band.rows = f.height - first < rows ? f.height - first : rows;
+        RSM_TRY(expand(plan, &band, c, b->norm1_weight, b->norm1_bias, part_of(b->qkv, 2 * c * c), c));
+        RSM_TRY(rsm_depthwise3x3(plan->device, band.expanded, part_of(b->qkv_depthwise, 2 * c * 9), qk, c, band.rows, w));
+        RSM_TRY(rsm_conv1x1(plan->device, matrix, c, qk, rows_of(f.map, w, first), c, c, band.rows * w, 1));
+    }
+    return RESMAP_OK;
+}
+
+/* x += project_out(gate(project_in(norm2(x)))). */
+static resmap_status feed_forward(rsm_plan *plan, const block *b, level_map f)
+{
+    size_t c = b->channels, w = f.width;
+    size_t rows = band_rows(FEED_FORWARD, c, b->hidden, f.height, w, plan->scratch_count);
+    size_t halo_plane = (rows + 2) * w;
+    row_band band = {f.map, f.height, w, 0, 0, 0, {plan->scratch, 0, halo_plane}, {plan->scratch, c * halo_plane, halo_plane}};
+    rsm_map gated = {plan->scratch, (c + 2 * b->hidden) * halo_plane, rows * w};
+
+    for (size_t first = 0; first < f.height; first += rows) {
+        band.previous_rows = first == 0 ? 0 : band.rows;
+        band.first = first;
+        band.rows = f.height - first < rows ? f.height - first : rows;
+        RSM_TRY(expand(plan, &band, c, b->norm2_weight, b->norm2_bias, b->ffn_in, 2 * b->hidden));
+        RSM_TRY(rsm_depthwise3x3_gate(plan->device, band.expanded, b->ffn_depthwise, gated, b->hidden, band.rows, w));
+        RSM_TRY(rsm_conv1x1(plan->device, b->ffn_out, b->hidden, gated, rows_of(f.map, w, first), b->hidden, c, band.rows * w, 1));
+    }
+    return RESMAP_OK;
+}
+
+static resmap_status run_block(rsm_plan *plan, const block *b, level_map f)
+{
+    RSM_TRY(attend(plan, b, f));
+    return feed_forward(plan, b, f);
+}
+
+static resmap_status run_stage(rsm_plan *plan, const stage *s, level_map f)
+{
+    for (size_t i = 0; i < s->count; i++) RSM_TRY(run_block(plan, &s->blocks[i], f));
+    return RESMAP_OK;
+}
+
+/* y = 3x3 convolution of x, of the same size. */
+static resmap_status convolve(rsm_plan *plan, rsm_vector weight, level_map x, rsm_map y, size_t c_in, size_t c_out)
+{
+    size_t rows = band_rows(CONVOLUTION, c_in, c_out, x.height, x.width, plan->scratch_count);
+
+    for (size_t first = 0; first < x.height; first += rows) {
+        size_t count = x.height - first < rows ? x.height - first : rows;
+        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, rows_of(y, x.width, first), scratch_at(plan, 0), c_in, c_out, x.height,
+                            x.width, first, count));
+    }
+    return RESMAP_OK;
+}
+
+/* Halves the size and doubles the channels: 3x3 convolution C to C/2, pixel-unshuffle. */
+static resmap_status downsample(rsm_plan *plan, rsm_vector weight, level_map x, size_t channels, level_map y)
+{
+    size_t rows = band_rows(CONVOLUTION, channels, channels / 2, x.height, x.width, plan->scratch_count);
+    rsm_map product = {plan->scratch, 9 * channels * rows * x.width, rows * x.width};
+
+    for (size_t first = 0; first < x.height; first += rows) {
+        size_t count = x.height - first < rows ? x.height - first : rows;
+        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch_at(plan, 0), channels, channels / 2, x.height, x.width,
+                            first, count));
+        RSM_TRY(rsm_pixel_unshuffle(plan->device, product, rows_of(y.map, y.width, first / 2), channels / 2, count, x.width));
+    }
+    return RESMAP_OK;
+}
+
+/* Doubles the size and halves the channels: 3x3 convolution C to 2C, pixel-shuffle. */
+static resmap_status upsample(rsm_plan *plan, rsm_vector weight, level_map x, size_t channels, level_map y)
+{
+    size_t rows = band_rows(CONVOLUTION, channels, 2 * channels, x.height, x.width, plan->scratch_count);
+    rsm_map product = {plan->scratch, 9 * channels * rows * x.width, rows * x.width};
+
+    for (size_t first = 0; first < x.height; first += rows) {
+        size_t count = x.height - first < rows ? x.height - first : rows;
+        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch_at(plan, 0), channels, 2 * channels, x.height, x.width,
+                            first, count));
+        RSM_TRY(rsm_pixel_shuffle(plan->device, product, rows_of(y.map, y.width, 2 * first), channels / 2, count, x.width));
+    }
+    return RESMAP_OK;
+}
+
+/* x = reduce([x ; skip]): 1x1 convolution of the concatenation, as the sum of its halves. */
+static resmap_status reduce(rsm_plan *plan, rsm_vector weight, level_map x, level_map skip, size_t channels)
+{
+    size_t w = x.width, rows = band_rows(FUSION, channels, 0, x.height, w, plan->scratch_count);
+    rsm_map sum = {plan->scratch, 0, rows * w};
+
+    for (size_t first = 0; first < x.height; first += rows) {
+        size_t count = (x.height - first < rows ? x.height - first : rows) * w;
+        rsm_map band = rows_of(x.map, w, first);
+        RSM_TRY(rsm_conv1x1(plan->device, weight, 2 * channels, band, sum, channels, channels, count, 0));
+        RSM_TRY(rsm_conv1x1(plan->device, part_of(weight, channels), 2 * channels, rows_of(skip.map, w, first), sum, channels,
+                            channels, count, 1));
+        RSM_TRY(rsm_copy(plan->device, sum, band, channels, count));
+    }
+    return RESMAP_OK;
+}
+
+/* Textual Prompt Fusion (paper eq. 2): x = Block(Conv1x1[x ; Conv1x1(t)]). */
+static resmap_status fuse(rsm_plan *plan, const fusion *t, level_map x)
+{
+    size_t c = t->block.channels, w = x.width, rows = band_rows(FUSION, c, 0, x.height, w, plan->scratch_count);
+    rsm_map sum = {plan->scratch, 0, rows * w};
+
+    for (size_t first = 0; first < x.height; first += rows) {
+        size_t count = (x.height - first < rows ? x.height - first : rows) * w;
+        rsm_map band = rows_of(x.map, w, first);
+        RSM_TRY(rsm_fill_channels(plan->device, t->bias, sum, c, count));
+        RSM_TRY(rsm_conv1x1(plan->device, t->fuse, 2 * c, band, sum, c, c, count, 1));
+        RSM_TRY(rsm_copy(plan->device, sum, band, c, count));
+    }
+    return run_block(plan, &t->block, x);
+}
+
+/* The encoder's full-resolution map: the upper half of level 0. */
+static level_map encoder0(rsm_plan *plan)
+{
+    level_map f = feature_of(plan, plan->level0, 0);
+    f.map = channels_of(f.map, plan->config->dim);
+    return f;
+}
+
+size_t rsm_network_pooled_count(const rsm_network *net)
+{
+    return 8 * net->config->dim;
+}
+
+resmap_status rsm_plan_encode(rsm_plan *plan, const float *slice, float *pooled)
+{
+    level_map level = encoder0(plan), latent;
+    rsm_vector mean = {plan->small, plan->pooled_offset};
+
+    RSM_TRY(rsm_buffer_write(plan->device, plan->input, 0, slice, plan->height * plan->width));
+    RSM_TRY(convolve(plan, plan->net->patch_embed, feature_of(plan, plan->input, 0), level.map, 1, plan->config->dim));
+    RSM_TRY(run_stage(plan, &plan->net->encoder[0], level));
+    for (int i = 0; i < 3; i++) {
+        level_map next = feature_of(plan, plan->skip[i + 1], i + 1);
+        RSM_TRY(downsample(plan, plan->net->down[i], level, level_channels(plan->net, i), next));
+        RSM_TRY(run_stage(plan, &plan->net->encoder[i + 1], next));
+        level = next;
+    }
+    if (pooled == NULL) return RESMAP_OK;
+    latent = feature_of(plan, plan->skip[3], 3);
+    RSM_TRY(rsm_channel_mean(plan->device, latent.map, mean, rsm_network_pooled_count(plan->net), latent.map.plane));
+    return rsm_buffer_read(plan->device, plan->small, mean.offset, pooled, rsm_network_pooled_count(plan->net));
+}
+
+resmap_status rsm_plan_decode(rsm_plan *plan, float *output)
+{
+    level_map level = feature_of(plan, plan->work[3], 3), whole = feature_of(plan, plan->level0, 0);
+    level_map input = feature_of(plan, plan->input, 0), result = feature_of(plan, plan->output, 0);
+
+    if (plan->config->arch == RSM_ARCH_RESMAP && !plan->net->has_prompt)
+        return rsm_fail(plan->env, RESMAP_INTERNAL, "network: decoding without a prompt");
+    for (int i = 2; i >= 0; i--) {
+        level_map next = i == 0 ? whole : feature_of(plan, plan->work[i], i);
+        size_t channels = level_channels(plan->net, i);
+        if (plan->config->arch == RSM_ARCH_RESMAP) RSM_TRY(fuse(plan, &plan->net->fusion[i], level));
+        RSM_TRY(upsample(plan, plan->net->up[i], level, 2 * channels, next));
+        if (i > 0) RSM_TRY(reduce(plan, plan->net->reduce[i], next, feature_of(plan, plan->skip[i], i), channels));
+        RSM_TRY(run_stage(plan, &plan->net->decoder[i], next));
+        level = next;
+    }
+    RSM_TRY(run_stage(plan, &plan->net->refinement, whole));
+    RSM_TRY(convolve(plan, plan->net->output_conv, whole, result.map, 2 * plan->config->dim, 1));
+    RSM_TRY(rsm_add(plan->device, input.map, result.map, 1, input.map.plane));
+    return rsm_buffer_read(plan->device, plan->output, 0, output, input.map.plane);
+}
+
+resmap_status rsm_network_set_prompt(rsm_network *net, const float *prompt)
+{
+    size_t text_dim = net->config->text_dim;
+
+    for (int i = 0; i < 3; i++) {
+        const fusion *t = &net->fusion[i];
+        size_t c = t->block.channels;
+        double *text = malloc(rsm_bytes(c, sizeof *text));
+        float *bias = malloc(rsm_bytes(c, sizeof *bias));
+        resmap_status status;
+        if (text == NULL || bias == NULL) {
+            free(text);
+            free(bias);
+            return rsm_no_memory(net->env, c * sizeof *text);
+        }
+        for (size_t o = 0; o < c; o++) {
+            text[o] = (double)t->text_bias[o];
+            for (size_t k = 0; k < text_dim; k++) text[o] += (double)t->text_weight[o * text_dim + k] * (double)prompt[k];
+        }
+        for (size_t o = 0; o < c; o++) {
+            double sum = 0;
+            for (size_t k = 0; k < c; k++) sum += (double)t->fuse_text[o * c + k] * text[k];
+            bias[o] = (float)sum;
+        }
+        status = rsm_buffer_write(net->device, t->bias.buffer, t->bias.offset, bias, c);
+        free(text);
+        free(bias);
+        if (status != RESMAP_OK) return status;
+    }
+    net->has_prompt = 1;
+    return RESMAP_OK;
+}
+
+void rsm_network_classify(const rsm_network *net, const float *pooled, double *logits)
+{
+    const rsm_config *c = net->config;
+    size_t inputs = c->classifier_views * rsm_network_pooled_count(net);
+
+    for (size_t o = 0; o < c->class_count; o++) logits[o] = (double)net->fc2_bias[o];
+    for (size_t h = 0; h < c->classifier_hidden; h++) {
+        double sum = (double)net->fc1_bias[h];
+        for (size_t i = 0; i < inputs; i++) sum += (double)net->fc1_weight[h * inputs + i] * (double)pooled[i];
+        sum *= 0.5 * (1 + erf(sum * 0.70710678118654752440));   /* GELU */
+        for (size_t o = 0; o < c->class_count; o++) logits[o] += (double)net->fc2_weight[o * c->classifier_hidden + h] * sum;
+    }
+}
+
+/* ---- Keeping encodings -------------------------------------------------------------------------------------- */
+
+/* The parts of an encoding: the slice, the encoder's half of level 0, the skips and the latent. */
+typedef struct part {
+    rsm_buffer *buffer;
+    size_t offset, count;
+} part;
+
+enum { PARTS = 5 };
+
+static void encoding_parts(const rsm_plan *plan, part parts[PARTS])
+{
+    size_t pixels = plan->height * plan->width, half = plan->config->dim * pixels;
+
+    parts[0] = (part){plan->input, 0, pixels};
+    parts[1] = (part){plan->level0, half, half};
+    for (int i = 1; i < LEVELS; i++)
+        parts[i + 1] = (part){plan->skip[i], 0, level_channels(plan->net, i) * (pixels >> (2 * i))};
+}
+
+size_t rsm_plan_encoding_count(const rsm_plan *plan)
+{
+    part parts[PARTS];
+    size_t count = 0;
+
+    encoding_parts(plan, parts);
+    for (int i = 0; i < PARTS; i++) count += parts[i].count;
+    return count;
+}
+
+resmap_status rsm_plan_save(rsm_plan *plan, int on_host, rsm_encoding *encoding)
+{
+    part parts[PARTS];
+    size_t at = 0, count = rsm_plan_encoding_count(plan);
+    rsm_encoding saved = {NULL, NULL};
+    resmap_status status = RESMAP_OK;
+
+    encoding_parts(plan, parts);
+    if (on_host) {
+        saved.host = malloc(rsm_bytes(count, sizeof *saved.host));
+        if (saved.host == NULL) return rsm_no_memory(plan->env, count * sizeof *saved.host);
+    } else {
+        RSM_TRY(rsm_buffer_create(plan->device, count, &saved.device));
+    }
+    for (int i = 0; i < PARTS; i++) {
+        const part *p = &parts[i];
+        if (on_host) RSM_CHECK(rsm_buffer_read(plan->device, p->buffer, p->offset, saved.host + at, p->count));
+        else RSM_CHECK(rsm_buffer_copy(plan->device, saved.device, at, p->count, p->buffer, p->offset, p->count, p->count, 1));
+        at += p->count;
+    }
+    *encoding = saved;
+    return RESMAP_OK;
+done:
+    rsm_encoding_clear(&saved);
+    return status;
+}
+
+resmap_status rsm_plan_load(rsm_plan *plan, const rsm_encoding *encoding)
+{
+    part parts[PARTS];
+    size_t at = 0;
+
+    encoding_parts(plan, parts);
+    for (int i = 0; i < PARTS; i++) {
+        const part *p = &parts[i];
+        if (encoding->host != NULL) RSM_TRY(rsm_buffer_write(plan->device, p->buffer, p->offset, encoding->host + at, p->count));
+        else RSM_TRY(rsm_buffer_copy(plan->device, p->buffer, p->offset, p->count, encoding->device, at, p->count, p->count, 1));
+        at += p->count;
+    }
+    return RESMAP_OK;
+}
+
+void rsm_encoding_clear(rsm_encoding *encoding)
+{
+    rsm_buffer_free(encoding->device);
+    free(encoding->host);
+    encoding->device = NULL;
+    encoding->host = NULL;
+}

@@ -1,0 +1,56 @@
+/* The network of one model on one device (weights, uploaded once) and plans: the memory to run it on slices of one size, one
+ * slice at a time.
+ *
+ * Layers: patch embedding, three encoder levels, latent, three decoder levels with a Textual Prompt Fusion block before each
+ * upsampling (paper §2.2), refinement, output convolution plus input.
+ *
+ * Memory: every level has one map that its blocks change in place; whatever is wider than the map (the qkv and feed-forward
+ * expansions, im2col) is made in bands of rows inside one scratch buffer, so peak memory is chosen, not suffered. Bands leave
+ * the result unchanged but for the order of the sums over pixels in the attention statistics. */
+#ifndef RSM_NETWORK_H
+#define RSM_NETWORK_H
+
+#include "device/device.h"
+#include "model/model.h"
+
+typedef struct rsm_network rsm_network;
+typedef struct rsm_plan rsm_plan;
+
+/* Uploads the weights. The model must outlive the network. */
+resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *model, rsm_network **network);
+void rsm_network_free(rsm_network *network);
+rsm_device *rsm_network_device(const rsm_network *network);
+const struct resmap_model *rsm_network_model(const rsm_network *network);
+/* Sets the prompt feature (text_dim floats) of later decodings; models of arch resmap only. */
+resmap_status rsm_network_set_prompt(rsm_network *network, const float *prompt);
+/* Length of the pooled latent, 8 * dim. */
+size_t rsm_network_pooled_count(const rsm_network *network);
+/* The classifier (paper §2.1): views * 8 * dim pooled features to one logit a class; on the host, in float64. */
+void rsm_network_classify(const rsm_network *network, const float *pooled, double *logits);
+
+/* Allocates maps and scratch for slices of height x width (multiples of 8), with smaller bands where memory is short.
+ * RESMAP_NO_DEVICE_MEMORY when bands of two rows do not fit. Freed before the network. */
+resmap_status rsm_plan_create(rsm_network *network, size_t height, size_t width, rsm_plan **plan);
+void rsm_plan_free(rsm_plan *plan);
+/* Rows a band at full resolution. */
+size_t rsm_plan_band_rows(const rsm_plan *plan);
+
+/* Runs the encoder on a dense height x width slice; the encoding stays in the plan's maps. pooled: the latent's mean over its
+ * pixels, 8 * dim floats, or NULL. */
+resmap_status rsm_plan_encode(rsm_plan *plan, const float *slice, float *pooled);
+/* Runs the decoder on the present encoding, which it destroys, and adds the slice encoded. Output: height x width. */
+resmap_status rsm_plan_decode(rsm_plan *plan, float *output);
+
+/* A copy of an encoding, so that slices can wait for the volume's decision. */
+typedef struct rsm_encoding {
+    rsm_buffer *device;          /* either here */
+    float *host;                 /* or here; both NULL: none kept */
+} rsm_encoding;
+/* Elements of an encoding. */
+size_t rsm_plan_encoding_count(const rsm_plan *plan);
+/* Keeps the present encoding on the device or the host. */
+resmap_status rsm_plan_save(rsm_plan *plan, int on_host, rsm_encoding *encoding);
+resmap_status rsm_plan_load(rsm_plan *plan, const rsm_encoding *encoding);
+void rsm_encoding_clear(rsm_encoding *encoding);
+
+#endif

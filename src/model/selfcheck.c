@@ -1,0 +1,133 @@
+#include "model/selfcheck.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Odd multiples of 8, so that no two sizes of any level are equal. */
+enum { HEIGHT = 24, WIDTH = 40 };
+
+/* A head-like blob with stripes and hash noise: every channel gets something to do. */
+static void make_pattern(float *slice)
+{
+    uint32_t state = 1;
+
+    for (int y = 0; y < HEIGHT; y++)
+        for (int x = 0; x < WIDTH; x++) {
+            double u = (x + 0.5) / WIDTH * 2 - 1, v = (y + 0.5) / HEIGHT * 2 - 1;
+            double inside = u * u + v * v < 0.8 ? 1 : 0;
+            state = state * 1664525u + 1013904223u;
+            slice[y * WIDTH + x] = (float)(inside * (0.6 + 0.3 * sin(9 * u + 5 * v)) + 0.05 * (double)(state >> 8) / 16777216.0);
+        }
+}
+
+
+static resmap_status run(rsm_network *net, const float *slice, const float *prompt, float *pooled, float *output)
+{
+    rsm_plan *plan = NULL;
+    resmap_status status = rsm_plan_create(net, HEIGHT, WIDTH, &plan);
+
+    if (status == RESMAP_OK && prompt != NULL) status = rsm_network_set_prompt(net, prompt);
+    if (status == RESMAP_OK) status = rsm_plan_encode(plan, slice, pooled);
+    if (status == RESMAP_OK) status = rsm_plan_decode(plan, output);
+    rsm_plan_free(plan);
+    return status;
+}
+
+static double difference(const float *a, const float *b, size_t count)
+{
+    double most = 0, scale = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!isfinite(d)) return INFINITY;
+        most = fmax(most, d);
+        scale = fmax(scale, fabs((double)b[i]));
+    }
+    return scale > 0 ? most / scale : most;
+}
+
+resmap_status rsm_self_check(rsm_network *net, double *error)
+{
+    rsm_device *device = rsm_network_device(net), *reference = NULL;
+    rsm_env *env = rsm_device_env(device);
+    const struct resmap_model *model = rsm_network_model(net);
+    size_t pooled_count = rsm_network_pooled_count(net), pixels = HEIGHT * WIDTH;
+    rsm_network *reference_net = NULL;
+    float *memory = malloc(rsm_bytes(3 * pixels + 2 * pooled_count + model->config.text_dim, sizeof *memory));
+    float *slice = memory, *output, *expected, *pooled, *expected_pooled, *prompt;
+    resmap_status status;
+
+    if (memory == NULL) return rsm_no_memory(env, 3 * pixels * sizeof *memory);
+    output = slice + pixels;
+    expected = output + pixels;
+    pooled = expected + pixels;
+    expected_pooled = pooled + pooled_count;
+    prompt = model->config.class_count > 0 ? expected_pooled + pooled_count : NULL;
+    make_pattern(slice);
+    if (prompt != NULL) rsm_model_prompt(model, model->config.clean == 0 ? 1 : 0, 0, 0, 0, prompt);
+
+    RSM_CHECK(rsm_progress(env, "self-check", 0, 0));
+    RSM_CHECK(run(net, slice, prompt, pooled, output));
+    RSM_CHECK(rsm_device_open(env, "reference", &reference));
+    RSM_CHECK(rsm_network_create(reference, model, &reference_net));
+    RSM_CHECK(run(reference_net, slice, prompt, expected_pooled, expected));
+    *error = fmax(difference(output, expected, pixels), difference(pooled, expected_pooled, pooled_count));
+    if (!(*error <= RSM_SELF_CHECK_BOUND))
+        status = rsm_fail(env, RESMAP_SELF_CHECK_FAILED, "device %s: computes wrongly (self-check error %.3g, at most %.0e is accepted); "
+                          "update its OpenCL driver or choose another device", rsm_device_info(device)->name, *error,
+                          RSM_SELF_CHECK_BOUND);
+done:
+    rsm_network_free(reference_net);
+    rsm_device_close(reference);
+    free(memory);
+    return status;
+}
+
+/* The file that remembers a passed check: named by everything that can change the outcome. */
+static char *memory_path(const rsm_network *net, const char *cache_folder)
+{
+    char *what = rsm_format("self-check 1\n%s\n%s\n%s\nfp32\n", resmap_version(), rsm_device_identity(rsm_network_device(net)),
+                            rsm_network_model(net)->file.sha256);
+    char hex[65], *path = NULL;
+
+    if (what != NULL) {
+        rsm_sha256_hex(what, strlen(what), hex);
+        path = rsm_format("%s/self-check/%s", cache_folder, hex);
+    }
+    free(what);
+    return path;
+}
+
+/* Failing to remember only costs the next run a check. An empty file made by O_EXCL says all there is to say. */
+static void remember(const char *cache_folder, const char *path)
+{
+    char *folder = rsm_format("%s/self-check", cache_folder);
+    int file;
+
+    if (folder != NULL) mkdir(folder, 0700);
+    free(folder);
+    file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file >= 0) close(file);
+}
+
+resmap_status rsm_self_check_once(rsm_network *net, const char *cache_folder)
+{
+    char *path = cache_folder == NULL ? NULL : memory_path(net, cache_folder);
+    double error;
+    resmap_status status = RESMAP_OK;
+
+    if (path == NULL || access(path, F_OK) != 0) {
+        status = rsm_self_check(net, &error);
+        if (status == RESMAP_OK)
+            rsm_log(rsm_device_env(rsm_network_device(net)), RESMAP_LOG_INFO, "self-check of %s passed: error %.2g",
+                    rsm_device_info(rsm_network_device(net))->name, error);
+        if (status == RESMAP_OK && path != NULL) remember(cache_folder, path);
+    }
+    free(path);
+    return status;
+}

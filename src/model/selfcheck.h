@@ -1,0 +1,16 @@
+/* Trust, but verify: before a device's first image with a model, a small slice goes through the whole network there and on the
+ * plain-C reference. Drivers do compute wrongly, and a wrong scan is worse than none. */
+#ifndef RSM_SELFCHECK_H
+#define RSM_SELFCHECK_H
+
+#include "model/network.h"
+
+/* Bound of max |a - b| / max |b| over the pooled latent and the output. */
+#define RSM_SELF_CHECK_BOUND 1e-4
+
+/* Runs it. *error: the figure measured (infinite when not finite). RESMAP_SELF_CHECK_FAILED when above the bound. */
+resmap_status rsm_self_check(rsm_network *network, double *error);
+/* Runs it unless cache_folder (may be NULL) remembers that this device, driver, model and library version passed. */
+resmap_status rsm_self_check_once(rsm_network *network, const char *cache_folder);
+
+#endif

@@ -1,0 +1,194 @@
+#include "model/view.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "image/image.h"
+
+struct rsm_view {
+    rsm_network *net;
+    rsm_env *env;
+    rsm_plan *plan;
+    size_t height, width, padded_height, padded_width;
+    size_t tile_height, tile_width;   /* the plan's size; the padded slice's when not tiled */
+    float *padded, *result;           /* padded slice; decoded slice */
+    float *tile, *weight;             /* one tile; the sum of the blending weights (NULL when not tiled) */
+};
+
+enum { GRAIN = 8, OVERLAP = 32, SMALLEST_TILE = 16 };
+
+static size_t round_up(size_t n)
+{
+    return (n + GRAIN - 1) / GRAIN * GRAIN;
+}
+
+/* Starts of the tiles along an axis: every tile but the last is followed by one that overlaps it; the last ends with the axis. */
+static size_t tile_step(size_t tile)
+{
+    return tile >= 3 * OVERLAP ? tile - OVERLAP : tile - tile / 4 / GRAIN * GRAIN;
+}
+
+static size_t tile_count(size_t length, size_t tile)
+{
+    return length <= tile ? 1 : (length - tile + tile_step(tile) - 1) / tile_step(tile) + 1;
+}
+
+static size_t tile_start(size_t index, size_t length, size_t tile)
+{
+    size_t start = index * tile_step(tile);
+
+    return start + tile > length ? length - tile : start;
+}
+
+resmap_status rsm_view_create(rsm_network *net, size_t height, size_t width, rsm_view **result)
+{
+    rsm_env *env = rsm_device_env(rsm_network_device(net));
+    rsm_view *view = calloc(1, sizeof *view);
+    size_t count;
+    resmap_status status;
+
+    if (view == NULL) return rsm_no_memory(env, sizeof *view);
+    view->net = net;
+    view->env = env;
+    view->height = height;
+    view->width = width;
+    view->padded_height = view->tile_height = round_up(height);
+    view->padded_width = view->tile_width = round_up(width);
+    for (;;) {
+        status = rsm_plan_create(net, view->tile_height, view->tile_width, &view->plan);
+        if (status != RESMAP_NO_DEVICE_MEMORY) break;
+        if (view->tile_height <= SMALLEST_TILE && view->tile_width <= SMALLEST_TILE) break;
+        if (view->tile_height >= view->tile_width) view->tile_height = round_up(view->tile_height / 2);
+        else view->tile_width = round_up(view->tile_width / 2);
+    }
+    if (status != RESMAP_OK) goto done;
+    count = rsm_bytes(view->padded_height * view->padded_width, sizeof *view->padded);
+    view->padded = malloc(count);
+    view->result = malloc(count);
+    if (view->padded == NULL || view->result == NULL) status = rsm_no_memory(env, count);
+    if (status == RESMAP_OK && rsm_view_tiled(view)) {
+        view->tile = malloc(rsm_bytes(view->tile_height * view->tile_width, sizeof *view->tile));
+        view->weight = malloc(count);
+        if (view->tile == NULL || view->weight == NULL) status = rsm_no_memory(env, count);
+    }
+done:
+    if (status != RESMAP_OK) rsm_view_free(view);
+    else *result = view;
+    return status;
+}
+
+void rsm_view_free(rsm_view *view)
+{
+    if (view == NULL) return;
+    rsm_plan_free(view->plan);
+    free(view->padded);
+    free(view->result);
+    free(view->tile);
+    free(view->weight);
+    free(view);
+}
+
+int rsm_view_tiled(const rsm_view *view)
+{
+    return view->tile_height < view->padded_height || view->tile_width < view->padded_width;
+}
+
+size_t rsm_view_band_rows(const rsm_view *view)
+{
+    return rsm_plan_band_rows(view->plan);
+}
+
+/* Tile number t, in row-major order; returns 0 after the last. */
+static int tile_at(const rsm_view *view, size_t t, size_t *top, size_t *left)
+{
+    size_t across = tile_count(view->padded_width, view->tile_width);
+
+    if (t >= across * tile_count(view->padded_height, view->tile_height)) return 0;
+    *top = tile_start(t / across, view->padded_height, view->tile_height);
+    *left = tile_start(t % across, view->padded_width, view->tile_width);
+    return 1;
+}
+
+static resmap_status encode_tile(rsm_view *view, size_t top, size_t left, float *pooled)
+{
+    for (size_t y = 0; y < view->tile_height; y++)
+        memcpy(view->tile + y * view->tile_width, view->padded + (top + y) * view->padded_width + left,
+               view->tile_width * sizeof *view->tile);
+    return rsm_plan_encode(view->plan, view->tile, pooled);
+}
+
+resmap_status rsm_view_encode(rsm_view *view, const float *slice, float *pooled)
+{
+    size_t count = rsm_network_pooled_count(view->net), top, left, t;
+    float *one;
+    resmap_status status = RESMAP_OK;
+
+    rsm_slice_pad(slice, view->height, view->width, view->padded, view->padded_height, view->padded_width);
+    if (!rsm_view_tiled(view)) return rsm_plan_encode(view->plan, view->padded, pooled);
+    if (pooled == NULL) return RESMAP_OK;   /* decoding encodes tile by tile */
+    one = malloc(rsm_bytes(count, sizeof *one));
+    if (one == NULL) return rsm_no_memory(view->env, count * sizeof *one);
+    memset(pooled, 0, count * sizeof *pooled);
+    for (t = 0; tile_at(view, t, &top, &left); t++) {
+        RSM_CHECK(encode_tile(view, top, left, one));
+        for (size_t i = 0; i < count; i++) pooled[i] += one[i];
+    }
+    for (size_t i = 0; i < count; i++) pooled[i] /= (float)t;
+done:
+    free(one);
+    return status;
+}
+
+/* Blending weight of a pixel `at` of `tile` along one axis: a ramp over the overlap, full at the ends of the slice. */
+static float ramp(size_t at, size_t start, size_t tile, size_t length)
+{
+    size_t overlap = tile - tile_step(tile), edge = overlap;
+
+    if (start > 0 && at + 1 < edge) edge = at + 1;
+    if (start + tile < length && tile - at < edge) edge = tile - at;
+    return (float)edge / (float)overlap;
+}
+
+static resmap_status decode_tiles(rsm_view *view)
+{
+    size_t width = view->padded_width, count = view->padded_height * width, top, left;
+
+    memset(view->result, 0, count * sizeof *view->result);
+    memset(view->weight, 0, count * sizeof *view->weight);
+    for (size_t t = 0; tile_at(view, t, &top, &left); t++) {
+        RSM_TRY(encode_tile(view, top, left, NULL));
+        RSM_TRY(rsm_plan_decode(view->plan, view->tile));
+        for (size_t y = 0; y < view->tile_height; y++)
+            for (size_t x = 0; x < view->tile_width; x++) {
+                size_t at = (top + y) * width + left + x;
+                float w = ramp(y, top, view->tile_height, view->padded_height) * ramp(x, left, view->tile_width, width);
+                view->result[at] += w * view->tile[y * view->tile_width + x];
+                view->weight[at] += w;
+            }
+    }
+    for (size_t i = 0; i < count; i++) view->result[i] /= view->weight[i];
+    return RESMAP_OK;
+}
+
+resmap_status rsm_view_decode(rsm_view *view, float *output)
+{
+    RSM_TRY(rsm_view_tiled(view) ? decode_tiles(view) : rsm_plan_decode(view->plan, view->result));
+    for (size_t y = 0; y < view->height; y++)
+        memcpy(output + y * view->width, view->result + y * view->padded_width, view->width * sizeof *output);
+    return RESMAP_OK;
+}
+
+uint64_t rsm_view_encoding_bytes(const rsm_view *view)
+{
+    return rsm_view_tiled(view) ? 0 : (uint64_t)rsm_plan_encoding_count(view->plan) * sizeof(float);
+}
+
+resmap_status rsm_view_save(rsm_view *view, int on_host, rsm_encoding *encoding)
+{
+    return rsm_plan_save(view->plan, on_host, encoding);
+}
+
+resmap_status rsm_view_load(rsm_view *view, const rsm_encoding *encoding)
+{
+    return rsm_plan_load(view->plan, encoding);
+}

@@ -1,0 +1,27 @@
+/* A view: slices of one size through the network, padded to multiples of 8 and, only where device memory leaves no other way,
+ * cut into independent tiles. */
+#ifndef RSM_VIEW_H
+#define RSM_VIEW_H
+
+#include "model/network.h"
+
+typedef struct rsm_view rsm_view;
+
+/* For slices of height x width, any from 1 x 1 up. Freed before the network. */
+resmap_status rsm_view_create(rsm_network *network, size_t height, size_t width, rsm_view **view);
+void rsm_view_free(rsm_view *view);
+/* Whether slices are cut into independent tiles (blended where they overlap), which changes the result. */
+int rsm_view_tiled(const rsm_view *view);
+size_t rsm_view_band_rows(const rsm_view *view);
+
+/* Encodes a dense slice (in network units); pooled as rsm_plan_encode's, tiles averaged. */
+resmap_status rsm_view_encode(rsm_view *view, const float *slice, float *pooled);
+/* Decodes what was encoded or loaded last, with the network's prompt. output: height x width. */
+resmap_status rsm_view_decode(rsm_view *view, float *output);
+
+/* Bytes of a kept encoding; 0: encodings cannot be kept (tiles), encode again. */
+uint64_t rsm_view_encoding_bytes(const rsm_view *view);
+resmap_status rsm_view_save(rsm_view *view, int on_host, rsm_encoding *encoding);
+resmap_status rsm_view_load(rsm_view *view, const rsm_encoding *encoding);
+
+#endif

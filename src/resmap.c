@@ -1,0 +1,418 @@
+/* The public functions that tie the layers together. */
+#include "resmap.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "config.h"
+#include "context.h"
+#include "image/image.h"
+#include "model/cascade.h"
+#include "model/selfcheck.h"
+
+const char *resmap_version(void)
+{
+    return PACKAGE_VERSION;
+}
+
+const char *resmap_status_text(resmap_status status)
+{
+    switch (status) {
+    case RESMAP_OK: return "no error";
+    case RESMAP_BAD_ARGUMENT: return "bad argument";
+    case RESMAP_BAD_FILE: return "bad file";
+    case RESMAP_IO: return "cannot write";
+    case RESMAP_NO_MEMORY: return "out of memory";
+    case RESMAP_NO_DEVICE: return "no such device";
+    case RESMAP_NO_DEVICE_MEMORY: return "out of device memory";
+    case RESMAP_BUILD_FAILED: return "kernel build failure";
+    case RESMAP_DEVICE_FAILED: return "device failure";
+    case RESMAP_SELF_CHECK_FAILED: return "self-check failed";
+    case RESMAP_CANCELLED: return "cancelled";
+    case RESMAP_INTERNAL: return "internal error";
+    }
+    return "unknown status";
+}
+
+void resmap_text_free(char *text)
+{
+    free(text);
+}
+
+/* ---- Context ---- */
+
+resmap_status resmap_context_create(resmap_context **context)
+{
+    resmap_context *c = calloc(1, sizeof *c);
+
+    if (c == NULL) return RESMAP_NO_MEMORY;
+    c->cache_folder = rsm_cache_folder(&c->env);
+    *context = c;
+    return RESMAP_OK;
+}
+
+static void drop_network(resmap_context *context)
+{
+    rsm_network_free(context->network);
+    context->network = NULL;
+    context->network_model = NULL;
+}
+
+void resmap_context_free(resmap_context *context)
+{
+    if (context == NULL) return;
+    drop_network(context);
+    rsm_device_close(context->device);
+    rsm_device_list_free(context->devices);
+    free(context->cache_folder);
+    free(context);
+}
+
+const char *resmap_error(const resmap_context *context)
+{
+    return context->env.error;
+}
+
+void resmap_set_log(resmap_context *context, resmap_log_fn log, void *data)
+{
+    context->env.log = log;
+    context->env.log_data = data;
+}
+
+void resmap_set_progress(resmap_context *context, resmap_progress_fn progress, void *data)
+{
+    context->env.progress = progress;
+    context->env.progress_data = data;
+}
+
+const char *resmap_cache_folder(resmap_context *context)
+{
+    return context->cache_folder;
+}
+
+/* ---- Devices ---- */
+
+resmap_status resmap_list_devices(resmap_context *context, const resmap_device **list, size_t *count)
+{
+    rsm_device_list *devices;
+
+    RSM_TRY(rsm_device_list_create(&context->env, &devices));
+    rsm_device_list_free(context->devices);
+    context->devices = devices;
+    *list = rsm_device_list_items(devices, count);
+    return RESMAP_OK;
+}
+
+resmap_status resmap_open_device(resmap_context *context, const char *specification)
+{
+    rsm_device *device;
+
+    RSM_TRY(rsm_device_open(&context->env, specification == NULL ? "auto" : specification, &device));
+    drop_network(context);
+    rsm_device_close(context->device);
+    context->device = device;
+    return RESMAP_OK;
+}
+
+const resmap_device *resmap_opened_device(const resmap_context *context)
+{
+    return context->device == NULL ? NULL : rsm_device_info(context->device);
+}
+
+void resmap_device_bytes(const resmap_context *context, uint64_t *now, uint64_t *peak)
+{
+    *now = context->device == NULL ? 0 : rsm_device_bytes(context->device);
+    *peak = context->device == NULL ? 0 : rsm_device_bytes_peak(context->device);
+}
+
+/* ---- Images ---- */
+
+resmap_status resmap_image_create(resmap_context *context, const float *data, const size_t shape[4],
+                                  const double voxel_to_world[12], resmap_image **image)
+{
+    return rsm_image_create(&context->env, data, shape, voxel_to_world, image);
+}
+
+resmap_status resmap_image_read(resmap_context *context, const char *path, resmap_image **image)
+{
+    return rsm_image_read(&context->env, path, image);
+}
+
+/* Stages `image` under `path`; NULL paths are nothing to do. */
+static resmap_status stage_image(rsm_env *env, rsm_outputs *outputs, const char *path, const resmap_image *image)
+{
+    FILE *stream;
+
+    if (path == NULL) return RESMAP_OK;
+    RSM_TRY(rsm_outputs_add(outputs, path, &stream));
+    return rsm_image_write_stream(env, image, path, stream);
+}
+
+resmap_status resmap_image_write(resmap_context *context, const resmap_image *image, const char *path, int overwrite)
+{
+    rsm_outputs *outputs;
+    resmap_status status;
+
+    RSM_TRY(rsm_outputs_create(&context->env, overwrite, &outputs));
+    status = stage_image(&context->env, outputs, path, image);
+    if (status == RESMAP_OK) status = rsm_outputs_commit(outputs);
+    rsm_outputs_free(outputs);
+    return status;
+}
+
+/* ---- Models ---- */
+
+resmap_status resmap_model_open(resmap_context *context, const char *name, resmap_model **model)
+{
+    return rsm_model_open(&context->env, name, model);
+}
+
+resmap_status resmap_model_from_memory(resmap_context *context, const void *bytes, size_t size, const char *name,
+                                       resmap_model **model)
+{
+    unsigned char *copy = malloc(size > 0 ? size : 1);
+
+    if (copy == NULL) return rsm_no_memory(&context->env, size);
+    if (size > 0) memcpy(copy, bytes, size);
+    return rsm_model_create(&context->env, name, copy, size, model);
+}
+
+void resmap_model_free(resmap_model *model)
+{
+    resmap_context *context;
+
+    if (model == NULL) return;
+    context = (resmap_context *)model->env;   /* its first member */
+    if (context->network_model == model) drop_network(context);
+    rsm_model_free(model);
+}
+
+resmap_status resmap_model_describe(resmap_context *context, const resmap_model *model, int json, char **text)
+{
+    return rsm_model_describe(&context->env, model, json, text);
+}
+
+/* ---- Restoring ---- */
+
+void resmap_options_init(resmap_options *options)
+{
+    memset(options, 0, sizeof *options);
+    options->steps = -1;
+}
+
+resmap_status resmap_report_json(resmap_context *context, const resmap_report *report, int classify, char **text)
+{
+    return rsm_report_json(&context->env, report, classify, text);
+}
+
+/* Puts the model's network on the opened device. */
+static resmap_status load_network(resmap_context *context, const resmap_model *model)
+{
+    if (context->device == NULL) return rsm_fail(&context->env, RESMAP_NO_DEVICE, "device: none is opened");
+    if (context->network_model != model) {
+        drop_network(context);
+        RSM_TRY(rsm_network_create(context->device, model, &context->network));
+        context->network_model = model;
+    }
+    return RESMAP_OK;
+}
+
+/* The same, checked once for this device and model. */
+static resmap_status use_network(resmap_context *context, const resmap_model *model)
+{
+    RSM_TRY(load_network(context, model));
+    if (rsm_device_is_reference(context->device)) return RESMAP_OK;
+    return rsm_self_check_once(context->network, context->cache_folder);
+}
+
+resmap_status resmap_self_check(resmap_context *context, resmap_model *model, double *error)
+{
+    RSM_TRY(load_network(context, model));
+    return rsm_self_check(context->network, error);
+}
+
+
+static resmap_status fill_report(resmap_context *context, const resmap_model *model, resmap_report *report)
+{
+    const resmap_device *device = rsm_device_info(context->device);
+
+    report->model_name = rsm_strdup(model->name);
+    report->model_sha256 = rsm_strdup(model->file.sha256);
+    report->device_name = rsm_strdup(device->name);
+    report->device_platform = rsm_strdup(device->platform);
+    report->device_driver = rsm_strdup(device->driver);
+    report->precision = rsm_device_is_reference(context->device) ? "fp64" : "fp32";
+    if (report->model_name == NULL || report->model_sha256 == NULL || report->device_name == NULL ||
+        report->device_platform == NULL || report->device_driver == NULL)
+        return rsm_no_memory(&context->env, sizeof *report);
+    return RESMAP_OK;
+}
+
+/* Restores or (output NULL) classifies; *report is made here, and freed on failure. */
+static resmap_status run_cascade(resmap_context *context, resmap_model *model, const resmap_image *input,
+                                 const resmap_image *mask, const char *input_name, const resmap_options *options,
+                                 resmap_image **output, resmap_report **result)
+{
+    rsm_env *env = &context->env;
+    double start = rsm_seconds(), ready;
+    resmap_image *restored = NULL;
+    resmap_report *report = calloc(1, sizeof *report);
+    uint64_t now;
+    resmap_status status;
+
+    if (report == NULL) return rsm_no_memory(env, sizeof *report);
+    if (options->precision == RESMAP_PRECISION_FP16) {
+        status = rsm_fail(env, RESMAP_BUILD_FAILED, "precision: fp16 storage is not built in this version; use fp32");
+        goto done;
+    }
+    if (context->device != NULL) {
+        rsm_device_set_limit(context->device, options->memory_mib << 20);
+        rsm_device_reset_peak(context->device);
+    }
+    RSM_CHECK(use_network(context, model));
+    RSM_CHECK(fill_report(context, model, report));
+    ready = rsm_seconds();
+    if (output != NULL) RSM_CHECK(rsm_image_like(env, input, &restored));
+    RSM_CHECK(rsm_cascade_run(context->network, input, mask, input_name, options, output == NULL, restored, report));
+    report->seconds_setup = ready - start;
+    report->seconds_compute = rsm_seconds() - ready;
+    report->seconds_total = report->seconds_setup + report->seconds_compute;
+    resmap_device_bytes(context, &now, &report->device_bytes_peak);
+    *result = report;
+    if (output != NULL) *output = restored;
+    return RESMAP_OK;
+done:
+    resmap_image_free(restored);
+    resmap_report_free(report);
+    return status;
+}
+
+resmap_status resmap_restore(resmap_context *context, resmap_model *model, const resmap_image *input, const resmap_image *mask,
+                             const resmap_options *options, resmap_image **output, resmap_report **report)
+{
+    resmap_report *made;
+
+    RSM_TRY(run_cascade(context, model, input, mask, "image", options, output, &made));
+    if (report != NULL) *report = made;
+    else resmap_report_free(made);
+    return RESMAP_OK;
+}
+
+resmap_status resmap_classify(resmap_context *context, resmap_model *model, const resmap_image *input, const resmap_image *mask,
+                              const resmap_options *options, resmap_report **report)
+{
+    return run_cascade(context, model, input, mask, "image", options, NULL, report);
+}
+
+/* "input: noise, bias, then clean" for the figure. */
+static char *figure_caption(const resmap_report *report)
+{
+    char *text = rsm_strdup("");
+
+    for (size_t v = 0; v < report->volume_count && v < 1; v++)
+        for (int s = 0; text != NULL && s < report->volumes[v].step_count; s++) {
+            const resmap_step *step = &report->volumes[v].steps[s];
+            const char *name = step->class_index < 0 ? "restored" : report->classes[step->class_index];
+            char *longer = rsm_format(step->has_probabilities ? "%s%s%s (%.0f%%)" : "%s%s%s", text, s == 0 ? "" : " > ", name,
+                                      step->class_index < 0 ? 0.0 : 100 * step->probabilities[step->class_index]);
+            free(text);
+            text = longer;
+        }
+    return text;
+}
+
+static resmap_status stage_residual(rsm_env *env, rsm_outputs *outputs, const char *path, const resmap_image *input,
+                                    const resmap_image *restored)
+{
+    resmap_image *residual;
+    resmap_status status;
+
+    if (path == NULL) return RESMAP_OK;
+    RSM_TRY(rsm_image_like(env, input, &residual));
+    for (size_t i = 0; i < input->shape[0] * input->shape[1] * input->shape[2] * input->shape[3]; i++)
+        residual->data[i] = input->data[i] - restored->data[i];
+    status = stage_image(env, outputs, path, residual);
+    resmap_image_free(residual);
+    return status;
+}
+
+static resmap_status stage_figure(rsm_env *env, rsm_outputs *outputs, const char *path, const resmap_image *input,
+                                  const resmap_image *restored, const resmap_options *options, const resmap_report *report)
+{
+    rsm_slicing slicing;
+    char *steps, *caption;
+    FILE *stream;
+    resmap_status status;
+
+    if (path == NULL) return RESMAP_OK;
+    RSM_TRY(rsm_slicing_choose(env, input, options->plane, &slicing));
+    RSM_TRY(rsm_outputs_add(outputs, path, &stream));
+    steps = figure_caption(report);
+    caption = steps == NULL ? NULL : rsm_format("%s: %s [%s, resmap %s]", report->volume_count > 1 ? "frame 0" : "steps", steps[0] == '\0' ? "none" : steps,
+                                                report->model_name, resmap_version());
+    status = caption == NULL ? rsm_no_memory(env, 256)
+                             : rsm_figure_write(env, input, restored, &slicing, caption, stream);
+    free(steps);
+    free(caption);
+    return status;
+}
+
+static resmap_status stage_report(resmap_context *context, rsm_outputs *outputs, const char *path, const resmap_report *report)
+{
+    char *text;
+    FILE *stream;
+    resmap_status status = RESMAP_OK;
+
+    if (path == NULL) return RESMAP_OK;
+    RSM_TRY(rsm_outputs_add(outputs, path, &stream));
+    RSM_TRY(resmap_report_json(context, report, 0, &text));
+    if (fputs(text, stream) < 0) status = rsm_fail(&context->env, RESMAP_IO, "%s: cannot be written", path);
+    free(text);
+    return status;
+}
+
+resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, const resmap_files *files,
+                                  const resmap_options *options, resmap_report **result)
+{
+    rsm_env *env = &context->env;
+    resmap_image *input = NULL, *mask = NULL, *restored = NULL;
+    resmap_report *report = NULL;
+    rsm_outputs *outputs = NULL;
+    double start = rsm_seconds(), read, written;
+    FILE *stream;
+    resmap_status status;
+
+    RSM_CHECK(rsm_image_read(env, files->input, &input));
+    if (files->mask != NULL) RSM_CHECK(rsm_image_read(env, files->mask, &mask));
+    read = rsm_seconds() - start;
+    /* Claiming the name first: an output that cannot be written should not cost a restoration. */
+    RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
+    RSM_CHECK(rsm_outputs_add(outputs, files->output, &stream));
+    RSM_CHECK(run_cascade(context, model, input, mask, files->input, options, &restored, &report));
+    written = rsm_seconds();
+    report->input = rsm_strdup(files->input);
+    report->output = rsm_strdup(files->output);
+    if (report->input == NULL || report->output == NULL) {
+        status = rsm_no_memory(env, strlen(files->input) + strlen(files->output));
+        goto done;
+    }
+    RSM_CHECK(rsm_image_write_stream(env, restored, files->output, stream));
+    RSM_CHECK(stage_residual(env, outputs, files->residual, input, restored));
+    RSM_CHECK(stage_figure(env, outputs, files->figure, input, restored, options, report));
+    report->seconds_read = read;
+    report->seconds_write = rsm_seconds() - written;
+    report->seconds_total = rsm_seconds() - start;
+    RSM_CHECK(stage_report(context, outputs, files->report, report));
+    RSM_CHECK(rsm_outputs_commit(outputs));
+    if (result != NULL) {
+        *result = report;
+        report = NULL;
+    }
+done:
+    rsm_outputs_free(outputs);
+    resmap_image_free(input);
+    resmap_image_free(mask);
+    resmap_image_free(restored);
+    resmap_report_free(report);
+    return status;
+}
