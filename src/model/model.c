@@ -17,6 +17,7 @@
 #define SUFFIX ".safetensors"
 #define MAX_FILE ((uint64_t)4 << 30)
 #define MAX_CLASS_NAME 32
+#define MAX_TEXT_DIM 4096
 
 /* ---- The walk over the network's tensors ---- */
 
@@ -272,7 +273,8 @@ static resmap_status read_config(rsm_env *env, const char *name, const json_t *r
     config->out_channels = out;
 
     if (config->arch == RSM_ARCH_RESTORMER) return RESMAP_OK;
-    RSM_TRY(read_size(env, name, "text_dim", json_object_get(root, "text_dim"), 1, 4096, &config->text_dim));
+    RSM_TRY(read_size(env, name, "text_dim", json_object_get(root, "text_dim"), 1, MAX_TEXT_DIM,
+                      &config->text_dim));
     RSM_TRY(read_classes(env, name, json_object_get(root, "classes"), config));
     return read_views(env, name, root, config);
 }
@@ -600,14 +602,26 @@ done:
 
 /* ---- Prompts ---- */
 
+size_t rsm_model_prompt_count(const resmap_model *model, int class_index)
+{
+    const rsm_tensor *classes = rsm_safetensors_find(&model->file, "prompts.class");
+    size_t group = 0;
+
+    for (size_t i = 0; classes && i < classes->count; i++) group += prompt_class(classes, i) == class_index;
+    return group;
+}
+
 void rsm_model_prompt(const resmap_model *model, int class_index, int sample, uint64_t seed, uint64_t draw,
                       float *feature)
 {
     const rsm_tensor *features = rsm_safetensors_find(&model->file, "prompts.features");
     const rsm_tensor *classes = rsm_safetensors_find(&model->file, "prompts.class");
-    size_t width = model->config.text_dim, group = 0, member = 0, size = features->dtype == RSM_F32 ? 4 : 2;
+    size_t width = model->config.text_dim, group = rsm_model_prompt_count(model, class_index), index = 0,
+           used = 0;
+    size_t member = 0, size = features->dtype == RSM_F32 ? 4 : 2;
+    double sum[MAX_TEXT_DIM] = {0};
+    float row[MAX_TEXT_DIM];
 
-    for (size_t i = 0; i < classes->count; i++) group += prompt_class(classes, i) == class_index;
     if (sample && group > 0) {
         const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
         const uint32_t counter[4] = {(uint32_t)draw, (uint32_t)(draw >> 32), (uint32_t)class_index, 0};
@@ -616,23 +630,15 @@ void rsm_model_prompt(const resmap_model *model, int class_index, int sample, ui
         rsm_philox(key, counter, random);
         member = random[0] % group;
     }
+    for (size_t i = 0; i < classes->count; i++) {
+        const rsm_tensor line = {
+            .dtype = features->dtype, .count = width, .data = features->data + i * width * size};
 
-    for (size_t j = 0; j < width; j++) {
-        double sum = 0;
-        size_t index = 0;
-
-        for (size_t i = 0; i < classes->count; i++) {
-            rsm_tensor element = {
-                .dtype = features->dtype, .count = 1, .data = features->data + (i * width + j) * size};
-            float value;
-
-            if (prompt_class(classes, i) != class_index) continue;
-            if (!sample || index == member) {
-                rsm_tensor_to_float(&element, &value);
-                sum += value;
-            }
-            index++;
-        }
-        feature[j] = (float)(sample || group == 0 ? sum : sum / (double)group);
+        if (prompt_class(classes, i) != class_index) continue;
+        if (sample && index++ != member) continue;
+        rsm_tensor_to_float(&line, row);
+        for (size_t j = 0; j < width; j++) sum[j] += row[j];
+        used++;
     }
+    for (size_t j = 0; j < width; j++) feature[j] = used > 0 ? (float)(sum[j] / (double)used) : 0.0f;
 }

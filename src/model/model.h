@@ -79,6 +79,8 @@ typedef resmap_status (*rsm_model_visit_fn)(void *data, const char *name, size_t
 resmap_status rsm_model_visit(const rsm_config *config, rsm_model_visit_fn visit, void *data);
 /* hidden = int(channels * factor), as Restormer's. */
 size_t rsm_config_hidden(const rsm_config *config, size_t channels);
+/* Prompts of a class; 0 for "clean" where it has none, and for the restormer architecture. */
+size_t rsm_model_prompt_count(const resmap_model *model, int class_index);
 /* The prompt feature of a class, text_dim floats: the mean of its group, or the one drawn by a counter-based generator
  * from (seed, draw). */
 void rsm_model_prompt(const resmap_model *model, int class_index, int sample, uint64_t seed, uint64_t draw, float *feature);
