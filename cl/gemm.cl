@@ -5,7 +5,7 @@
  *        N                gemm_vector (CPUs): a work-item computes COLUMNS vectors of WIDTH columns of C for a run of rows.
  *      +---+---+---+      It first copies its columns of B (DEPTH rows at a time) to a dense private array, which stays in
  *    K |   | B |   |      the first-level cache: the rows of B itself lie so far apart, often by powers of two, that they
- *      +---+---+---+      would push each other out. Then ROWS rows of C at a time are held in registers.
+ *      +---+---+---+      would push each other out. Then ROWS (2, 4 or 8) rows of C at a time are held in registers.
  *  +---+---+---+---+
  * M| A |   | C |   |      gemm_group (GPUs): a work-group of GROUP x GROUP items computes a square of 4 GROUP x 4 GROUP of
  *  +---+---+---+---+      C, 4 x 4 an item, with GROUP columns of A and rows of B at a time in local memory. */
@@ -24,8 +24,16 @@
 #define VLOAD JOIN(vload, WIDTH)
 #define VSTORE JOIN(vstore, WIDTH)
 
-#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#ifndef ROWS
 #define ROWS 8
+#endif
+#if ROWS == 8
+#define EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#elif ROWS == 4
+#define EACH_ROW(X) X(0) X(1) X(2) X(3)
+#else
+#define EACH_ROW(X) X(0) X(1)
+#endif
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void gemm_vector(const int m, const int n, const int k, __global const float *a, const int a_offset, const int a_stride,

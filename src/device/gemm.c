@@ -6,7 +6,6 @@
 #include <string.h>
 
 /* As in cl/gemm.cl. */
-#define VECTOR_ROWS 8
 #define VECTOR_COLUMNS 3
 
 rsm_gemm_kind rsm_gemm_choose(const rsm_device *device)
@@ -50,18 +49,20 @@ static void reference(size_t m, size_t n, size_t k, const double *a, size_t a_st
 static resmap_status vector_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
                                  int accumulate)
 {
-    char options[32];
+    char options[48];
     rsm_kernel *kernel;
-    snprintf(options, sizeof options, "-DWIDTH=%d", device->gemm_vector);
+    /* Rows held in registers: with three vectors a row, 8 fill the 32 registers of AVX-512, 4 the 16 of AVX2 and SSE. */
+    size_t high = m <= 4 ? 2 : device->gemm_vector == 16 ? 8 : 4;
+    snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d", device->gemm_vector, (int)high);
     RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_vector", options, &kernel));
 
     /* Every run of rows copies its columns of B anew, so runs are as long as leaves enough of them for all cores. */
     size_t tile = (size_t)device->gemm_vector * VECTOR_COLUMNS;
-    size_t tiles = (n + tile - 1) / tile, blocks = (m + VECTOR_ROWS - 1) / VECTOR_ROWS;
+    size_t tiles = (n + tile - 1) / tile, blocks = (m + high - 1) / high;
     size_t wanted = 8 * (size_t)(device->info.compute_units > 0 ? device->info.compute_units : 1);
     size_t runs = tiles >= wanted ? 1 : (wanted + tiles - 1) / tiles;
     if (runs > (blocks + 3) / 4) runs = (blocks + 3) / 4;
-    size_t rows = (blocks + runs - 1) / runs * VECTOR_ROWS;
+    size_t rows = (blocks + runs - 1) / runs * high;
     const size_t global[2] = {tiles, (m + rows - 1) / rows}, local[2] = {1, 1};
     return RSM_RUN(device, kernel, 2, global, local, RSM_INT(m), RSM_INT(n), RSM_INT(k), RSM_BUFFER(a.buffer),
                    RSM_INT(a.offset), RSM_INT(a.stride), RSM_BUFFER(b.buffer), RSM_INT(b.offset), RSM_INT(b.stride),

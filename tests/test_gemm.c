@@ -1,0 +1,224 @@
+/* rsm_gemm on every device, by every kernel that it can run, against sums in float64: odd shapes, offsets, padded strides,
+ * matrices that end with their buffers, and NaN all around them. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/device_private.h"
+
+static rsm_env env;
+
+#define OK(call) ck_assert_msg((call) == RESMAP_OK, "%s", env.error)
+
+/* Numbers in [-1, 1) from a linear congruential generator, the same everywhere. */
+static uint32_t state;
+static float number(void)
+{
+    state = state * 1664525u + 1013904223u;
+    return (float)((double)(state >> 8) / 8388608.0 - 1.0);
+}
+
+typedef struct layout {
+    size_t offset, pad;
+} layout;
+
+/* A buffer of `rows` x `columns` in the middle of `outside`; the host's copy goes to *values. */
+static rsm_matrix make(rsm_device *device, size_t rows, size_t columns, layout where, float outside, int fill, float **values)
+{
+    rsm_matrix matrix = {NULL, where.offset, columns + where.pad};
+    size_t count = where.offset + (rows - 1) * matrix.stride + columns;
+    *values = malloc(count * sizeof **values);
+    ck_assert_ptr_nonnull(*values);
+    for (size_t i = 0; i < count; i++) (*values)[i] = outside;
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t c = 0; c < columns; c++) (*values)[where.offset + r * matrix.stride + c] = fill ? number() : NAN;
+    }
+    OK(rsm_buffer_create(device, count, &matrix.buffer));
+    OK(rsm_buffer_write(device, matrix.buffer, 0, *values, count));
+    return matrix;
+}
+
+static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, layout lb, layout lc, int accumulate)
+{
+    float *a, *b, *before, *after;
+    state = (uint32_t)(m * 1000003 + n * 1009 + k);
+    rsm_matrix ma = make(device, m, k, la, NAN, 1, &a);
+    rsm_matrix mb = make(device, k, n, lb, NAN, 1, &b);
+    rsm_matrix mc = make(device, m, n, lc, 12345.0f, accumulate, &before);
+    size_t count = rsm_buffer_count(mc.buffer);
+    after = malloc(count * sizeof *after);
+    ck_assert_ptr_nonnull(after);
+    OK(rsm_gemm(device, m, n, k, ma, mb, mc, accumulate));
+    OK(rsm_buffer_read(device, mc.buffer, 0, after, count));
+
+    size_t inside = 0;
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
+            size_t at = mc.offset + i * mc.stride + j;
+            double sum = accumulate ? before[at] : 0, size = fabs(sum);
+            for (size_t p = 0; p < k; p++) {
+                double product = (double)a[ma.offset + i * ma.stride + p] * b[mb.offset + p * mb.stride + j];
+                sum += product;
+                size += fabs(product);
+            }
+            /* The bound that holds for every order of summation in float32. */
+            double bound = ((double)k + 3) * ldexp(1, -24) * size;
+            ck_assert_msg(fabs(after[at] - sum) <= bound, "%zu x %zu x %zu, offsets %zu %zu %zu, strides +%zu +%zu +%zu, "
+                          "accumulate %d: C[%zu, %zu] is %.9g, not %.9g", m, n, k, la.offset, lb.offset, lc.offset, la.pad,
+                          lb.pad, lc.pad, accumulate, i, j, (double)after[at], sum);
+            after[at] = before[at];
+            inside++;
+        }
+    }
+    ck_assert_uint_eq(inside, m * n);
+    ck_assert_msg(memcmp(before, after, count * sizeof *after) == 0, "%zu x %zu x %zu: written outside of C", m, n, k);
+    rsm_buffer_free(ma.buffer);
+    rsm_buffer_free(mb.buffer);
+    rsm_buffer_free(mc.buffer);
+    free(a);
+    free(b);
+    free(before);
+    free(after);
+}
+
+static const size_t shapes[][3] = {   /* m, n, k: the small ones first */
+    {1, 1, 1}, {3, 5, 7}, {8, 48, 3}, {9, 49, 17}, {5, 47, 1}, {2, 50, 130}, {64, 64, 16}, {17, 97, 129}, {65, 130, 33},
+    {100, 3, 260}, {7, 1000, 5}, {144, 385, 48},
+};
+
+static void shapes_of(rsm_device *device, size_t count)
+{
+    const layout none = {0, 0};
+    for (size_t i = 0; i < count; i++) {
+        size_t m = shapes[i][0], n = shapes[i][1], k = shapes[i][2];
+        one(device, m, n, k, none, none, none, 0);
+        one(device, m, n, k, (layout){3, 1}, (layout){64, 0}, (layout){7, 5}, 0);
+        one(device, m, n, k, (layout){0, 9}, (layout){5, 31}, (layout){0, 16}, 1);
+    }
+}
+
+static void every_kind(rsm_device *device)
+{
+    int small = getenv("RESMAP_TEST_SMALL") != NULL;
+    size_t count = small ? 4 : sizeof shapes / sizeof shapes[0];
+    static const int widths[] = {4, 8, 16};
+    device->gemm = RSM_GEMM_VECTOR;
+    for (size_t i = 0; i < 3; i++) {
+        device->gemm_vector = widths[i];
+        shapes_of(device, count);
+    }
+    device->gemm = RSM_GEMM_GROUP;
+    shapes_of(device, count);
+    size_t group = device->info.max_work_group;
+    device->info.max_work_group = group < 64 ? group : 64;
+    shapes_of(device, small ? 2 : count);
+    device->info.max_work_group = group;
+    if (small) return;
+    /* CLBlast: the direct kernel, then the indirect one, whose copies of the matrices are what goes wrong elsewhere. */
+    device->gemm = RSM_GEMM_CLBLAST;
+    shapes_of(device, 9);
+    const layout none = {0, 0};
+    one(device, 256, 256, 256, none, (layout){65536, 0}, none, 0);
+    one(device, 256, 256, 256, (layout){256, 0}, (layout){0, 64}, (layout){512, 0}, 1);
+    one(device, 256, 512, 128, (layout){0, 128}, (layout){100, 3}, (layout){128, 256}, 0);
+}
+
+static resmap_status open_index(size_t index, rsm_device **device)
+{
+    char specification[24];
+    snprintf(specification, sizeof specification, "%zu", index);
+    return rsm_device_open(&env, specification, device);
+}
+
+static size_t device_count;
+
+START_TEST(products)
+{
+    rsm_device *device;
+    OK(open_index((size_t)_i, &device));
+    printf("# %s\n", rsm_device_identity(device));
+    every_kind(device);
+    rsm_device_close(device);
+}
+END_TEST
+
+START_TEST(the_same_every_time)
+{
+    enum { M = 40, N = 500, K = 300 };
+    rsm_device *device;
+    float *first = malloc(M * N * sizeof *first), *again = malloc(M * N * sizeof *again), *a, *b, *c;
+    ck_assert(first && again);
+    OK(open_index((size_t)_i, &device));
+    const layout none = {0, 0};
+    rsm_matrix ma = make(device, M, K, none, 0, 1, &a), mb = make(device, K, N, none, 0, 1, &b);
+    rsm_matrix mc = make(device, M, N, none, 0, 0, &c);
+    for (int run = 0; run < 3; run++) {
+        OK(rsm_gemm(device, M, N, K, ma, mb, mc, 0));
+        OK(rsm_buffer_read(device, mc.buffer, 0, run ? again : first, M * N));
+        if (run) ck_assert_mem_eq(first, again, M * N * sizeof *first);
+    }
+    rsm_buffer_free(ma.buffer);
+    rsm_buffer_free(mb.buffer);
+    rsm_buffer_free(mc.buffer);
+    rsm_device_close(device);
+    free(a);
+    free(b);
+    free(c);
+    free(first);
+    free(again);
+}
+END_TEST
+
+START_TEST(refusals)
+{
+    rsm_device *device;
+    OK(open_index((size_t)_i, &device));
+    rsm_buffer *buffer;
+    OK(rsm_buffer_create(device, 100, &buffer));
+    rsm_matrix good = {buffer, 0, 10}, late = {buffer, 1, 10}, narrow = {buffer, 0, 9}, wide = {buffer, 0, 12};
+    ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, late, good, good, 0), RESMAP_INTERNAL);
+    ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, good, narrow, good, 0), RESMAP_INTERNAL);
+    ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, good, good, wide, 0), RESMAP_INTERNAL);
+    ck_assert_int_eq(rsm_gemm(device, 0, 10, 10, good, good, wide, 0), RESMAP_OK);
+    rsm_buffer_free(buffer);
+    rsm_device_close(device);
+}
+END_TEST
+
+int main(void)
+{
+    rsm_device_list *list;
+    if (rsm_device_list_create(&env, &list) != RESMAP_OK) {
+        printf("%s\n", env.error);
+        return 99;
+    }
+    const resmap_device *items = rsm_device_list_items(list, &device_count);
+    Suite *suite = suite_create("gemm");
+    TCase *tcase = tcase_create("devices");
+    tcase_set_timeout(tcase, 0);
+    size_t usable = 0;
+    for (size_t i = 0; i < device_count; i++) {
+        if (!items[i].usable) {
+            printf("# %s left out: %s\n", items[i].name, items[i].reason);
+            continue;
+        }
+        usable++;
+        tcase_add_loop_test(tcase, products, (int)i, (int)i + 1);
+        tcase_add_loop_test(tcase, the_same_every_time, (int)i, (int)i + 1);
+        tcase_add_loop_test(tcase, refusals, (int)i, (int)i + 1);
+    }
+    rsm_device_list_free(list);
+    if (usable == 0) {
+        printf("skipped: no OpenCL device\n");
+        return 77;
+    }
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);   /* OpenCL does not survive fork() */
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? 1 : 0;
+}
