@@ -1,0 +1,213 @@
+"""Training data: clean volumes by the manifest, and a worker that keeps a pool of corrupted groups on disk.
+
+A group is a few slices of one corrupted (or clean) slab with their clean counterparts, both scaled by the
+CORRUPTED slab's numbers, as inference will be.  The artifact is always applied to the slab in 3-D, never to a
+slice.  Groups are float16 .npy files [2, slices, H, W] (0: input, 1: target) named KIND-NUMBER-THRESHOLD.npy;
+threshold is the corrupted slab's mean, scaled.  The pool rolls: old groups are replaced as new ones are made.
+"""
+import argparse
+import csv
+import os
+import time
+
+import nibabel
+import numpy as np
+import scipy.fft
+
+import artifacts
+from scaling import scale_numbers
+from views import area_matrix
+
+KINDS = ("motion", "noise", "bias", "clean")
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def data_dir():
+    d = os.environ.get("RESMAP_DATA") or os.path.join(HERE, "..", "..", "..", "shared", "data")
+    if not os.path.exists(os.path.join(d, "MANIFEST.tsv")):
+        raise SystemExit("no MANIFEST.tsv in %s: set RESMAP_DATA" % d)
+    return d
+
+
+def manifest(split):
+    with open(os.path.join(data_dir(), "MANIFEST.tsv"), newline="") as f:
+        return [r for r in csv.DictReader(f, delimiter="\t") if r["split"] == split]
+
+
+def load(row):
+    """(float32 array, voxel edges, affine), a few known blemishes of the files repaired."""
+    img = nibabel.load(os.path.join(data_dir(), row["path"]))
+    v = np.asarray(img.dataobj, dtype=np.float32)
+    v = v.reshape(v.shape[:3])
+    if "TCIA10_637" in row["path"] or "TCIA10_639" in row["path"]:
+        v = np.minimum(v, np.percentile(v, 99.9))
+    if v.min() < 0:
+        v = np.maximum(v, 0)
+    return v, np.array(img.header.get_zooms()[:3], dtype=np.float64), img.affine
+
+
+def weight(row):
+    """By volume: skull-stripped interpolated volumes less, T2w most."""
+    w = {"T2w": 1.0, "FLAIR": 0.5, "T1w": 0.6}[row["modality"]]
+    return 0.6 * w if row["path"].startswith("brats18") else w
+
+
+class Source:
+    def __init__(self, split="train"):
+        self.rows = manifest(split)
+        self.p = np.array([weight(r) for r in self.rows])
+        self.p /= self.p.sum()
+        self.cache = {}
+
+    def volume(self, rng):
+        i = rng.choice(len(self.rows), p=self.p)
+        if i not in self.cache:
+            v, edge, affine = load(self.rows[i])
+            self.cache[i] = (v.astype(np.float16 if v.max() < 6e4 and v.max() > 200 else np.float32), edge,
+                             artifacts.plane_axis(affine, v.shape), edge.max() / edge.min() < 1.5)
+        return self.cache[i]
+
+
+def kcrop(x, n0, n1):
+    """In-plane resampling to n0 x n1 (smaller) by cropping k-space, magnitude."""
+    k = scipy.fft.fft2(x, axes=(0, 1))
+    for a, (n, m) in enumerate(zip(x.shape[:2], (n0, n1))):
+        f = np.r_[0:(m + 1) // 2, n - m // 2:n]
+        k = np.take(k, f, axis=a)
+    return np.abs(scipy.fft.ifft2(k, axes=(0, 1))) * (n0 * n1 / (x.shape[0] * x.shape[1]))
+
+
+def clean_slab(src, rng, kind):
+    """A clean slab, slice axis last, scaled roughly; in-plane edges; indexes of slices that may be used."""
+    v, edge, axis, isotropic = src.volume(rng)
+    if isotropic and rng.random() < 0.15:
+        axis = rng.integers(3)
+    v = np.moveaxis(v, axis, 2)
+    edge = np.r_[np.delete(edge, axis), edge[axis]]
+    n = v.shape[2]
+    # slab and, for motion, a margin for what rotates in from outside
+    if n > 60:
+        thick = int(rng.integers(24, 72))
+        margin = int(rng.integers(0, 20)) if kind == "motion" else 0
+        centre = int(np.clip(rng.normal(n * 0.5, n * 0.15), thick / 2, n - thick / 2))
+        z0, z1 = max(0, centre - thick // 2 - margin), min(n, centre + thick // 2 + margin)
+    else:
+        margin, z0, z1 = 0, 0, n
+        if rng.random() < 0.3 and n > 30:
+            z0 = int(rng.integers(0, n - 24))
+            z1 = min(n, z0 + int(rng.integers(16, 30)))
+    x = v[:, :, z0:z1].astype(np.float32)
+    lo, hi, mean = scale_numbers(x)
+    x = x / np.float32(hi)
+    # field of view
+    if rng.random() < 0.5:
+        on = x > 0.1
+        for a in (0, 1):
+            idx = np.flatnonzero(on.any(axis=(1 - a, 2)))
+            m = rng.integers(4, 24, 2)
+            s = slice(max(0, idx[0] - m[0]), min(x.shape[a], idx[-1] + m[1]))
+            x, on = (x[s], on[s]) if a == 0 else (x[:, s], on[:, s])
+    # in-plane resolution
+    e = edge[:2].mean()
+    u = rng.random()
+    target = e
+    if u < 0.5:
+        target = np.exp(rng.uniform(np.log(max(e, 0.5)), np.log(max(1.25, 1.1 * e))))
+    elif u < 0.75:
+        target = np.exp(rng.uniform(np.log(1.2), np.log(2.0)))
+    if target > 1.03 * e:
+        n0, n1 = (max(64, int(round(s * e / target))) for s in x.shape[:2])
+        if n0 < x.shape[0] and n1 < x.shape[1]:
+            edge[:2] *= [x.shape[0] / n0, x.shape[1] / n1]
+            if rng.random() < 0.5:
+                x = kcrop(x, n0, n1)
+            else:
+                x = np.einsum("ai,ijk,bj->abk", area_matrix(x.shape[0], n0).astype(np.float32), x,
+                              area_matrix(x.shape[1], n1).astype(np.float32), optimize=True)
+    # contrast
+    if rng.random() < 0.5:
+        x = np.clip(x, 0, None) ** np.float32(rng.uniform(0.75, 1.35))
+    lo, hi, mean = scale_numbers(x)
+    x = (x / hi).astype(np.float32)
+    if rng.random() < 0.5:
+        x = x[::-1]
+    if rng.random() < 0.5:
+        x = x[:, :, ::-1]
+    x = np.ascontiguousarray(x)
+    fg = x > mean / hi
+    share = fg.mean(axis=(0, 1))
+    ok = [i for i in range(margin, x.shape[2] - margin) if share[i] > 0.06 or (share[i] > 0.005 and rng.random() < 0.1)]
+    return x, edge, fg, ok
+
+
+def corrupt(x, edge, fg, kind, rng):
+    if kind == "clean":
+        return x
+    if kind == "noise":
+        sigma = rng.uniform(0.02, 0.08) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(0.004), np.log(0.15)))
+        u = rng.random()
+        blur = 0.0 if u < 0.25 else rng.uniform(0.2, 0.7) if u < 0.6 else rng.uniform(0, 1)
+        y = x + np.float32(sigma) * rng.standard_normal(x.shape, dtype=np.float32)
+        if rng.random() < 0.15:
+            y = np.hypot(y, np.float32(sigma) * rng.standard_normal(x.shape, dtype=np.float32))
+        return artifacts.blur_in_plane(y, blur, 2)
+    seed = int(rng.integers(2 ** 62))
+    if kind == "bias":
+        order = int(rng.choice([1, 2, 3], p=[0.15, 0.2, 0.65]))
+        c = rng.uniform(0.3, 0.7) if rng.random() < 0.4 else rng.uniform(0.05, 1.1)
+        rec = artifacts.draw_bias(seed, order, c, low=0.0 if rng.random() < 0.25 else None)
+        return artifacts.apply_bias(x, rec, fg).astype(np.float32)
+    s = rng.uniform(3, 7) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(0.5), np.log(14)))
+    rec = artifacts.draw_motion(seed, x.shape, s, s * rng.uniform(0.5, 1.4), (15.0, 45.0))
+    return artifacts.apply_motion(x, rec, edge).astype(np.float32)
+
+
+def make_group(src, rng, kind, slices=8):
+    for _ in range(20):
+        x, edge, fg, ok = clean_slab(src, rng, kind)
+        if len(ok) < 2 or min(x.shape[:2]) < 64:
+            continue
+        y = corrupt(x, edge, fg, kind, rng)
+        lo, hi, mean = scale_numbers(y)
+        pick = rng.permutation(ok)[:slices]
+        out = np.stack([y[:, :, pick], x[:, :, pick]]).transpose(0, 3, 2, 1)       # [2, n, H, W], W the lower axis
+        out = (out - np.float32(lo)) / np.float32(hi - lo)
+        return out.astype(np.float16), (mean - lo) / (hi - lo)
+    raise RuntimeError("no usable slab")
+
+
+def worker(pool, split, seed, sizes, pause):
+    os.makedirs(pool, exist_ok=True)
+    rng = np.random.default_rng([seed, int(time.time())])
+    src = Source(split)
+    serial = 1 + max([int(f.split("-")[1]) for f in os.listdir(pool) if f.endswith(".npy")] or [0])
+    while True:
+        have = {k: sorted((f for f in os.listdir(pool) if f.startswith(k)), key=lambda f: int(f.split("-")[1])) for k in KINDS}
+        fill = [len(have[k]) / sizes[k] for k in KINDS]
+        kind = KINDS[int(np.argmin(fill))] if min(fill) < 1 else rng.choice(KINDS, p=[0.4, 0.2, 0.2, 0.2])
+        try:
+            g, threshold = make_group(src, rng, kind)
+        except (RuntimeError, ValueError, IndexError) as e:
+            print("group left out:", kind, repr(e), flush=True)
+            continue
+        name = "%s-%d-%.5f.npy" % (kind, serial, threshold)
+        tmp = os.path.join(pool, ".tmp")
+        with open(tmp, "wb") as f:
+            np.save(f, g)
+        os.rename(tmp, os.path.join(pool, name))
+        serial += 1
+        for f in have[kind][:max(0, len(have[kind]) + 1 - sizes[kind])]:
+            os.remove(os.path.join(pool, f))
+        if min(fill) >= 1:
+            time.sleep(pause)
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--pool", required=True)
+    p.add_argument("--split", default="train")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--groups", type=int, default=100, help="groups kept of a kind (motion: twice as many)")
+    p.add_argument("--pause", type=float, default=0.5)
+    a = p.parse_args()
+    worker(a.pool, a.split, a.seed, {k: a.groups * (2 if k == "motion" else 1) for k in KINDS}, a.pause)

@@ -1,0 +1,291 @@
+"""Trains resmap-s: restoration and classification together, on whatever device PyTorch finds.
+
+Each optimizer step sums four small tasks, one an artifact class:
+  motion  one whole slice or large crop: restoration and classification
+  noise   patches of 64 to 192 pixels, sometimes a whole slice: restoration; classification on the large ones
+  bias    shrunken 64-pixel views of whole slices: restoration; classification on one whole slice or large crop
+  clean   whole slice or large crop: classification; seldom restoration with another class's prompt (must do nothing)
+The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
+The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must; state is kept for resuming.
+"""
+import argparse
+import json
+import math
+import os
+import random
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data import KINDS
+from model import ResMAP, initialise
+from views import area_matrix, pad8, view_shape
+
+# hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
+CONFIG = dict(dim=16, num_blocks=[1, 2, 2, 4], num_refinement_blocks=1, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
+              layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2)
+PIXELS = 64
+CLASS = {"motion": 0, "noise": 1, "bias": 2, "clean": 3}
+
+
+class Prompts:
+    def __init__(self, path, device):
+        z = np.load(path)
+        f, c = torch.tensor(z["features"].astype(np.float32)), z["class"]
+        self.of = [f[torch.from_numpy(np.flatnonzero(c == i))].to(device) for i in range(len(KINDS))]
+        self.centroid = [x.mean(0) for x in self.of]
+
+    def sample(self, cls, n, share=0.4):
+        rows = [self.centroid[cls] if random.random() < share else random.choice(self.of[cls]) for _ in range(n)]
+        return torch.stack(rows)
+
+
+class Pool:
+    """Random groups of the rolling pool; a file may vanish between listing and loading."""
+
+    def __init__(self, path):
+        self.path, self.listed, self.names = path, 0, {}
+
+    def group(self, kind):
+        while True:
+            if time.time() - self.listed > 15:
+                names = [f for f in os.listdir(self.path) if f.endswith(".npy")]
+                self.names = {k: [f for f in names if f.startswith(k)] for k in KINDS}
+                self.listed = time.time()
+            try:
+                name = random.choice(self.names[kind])
+                g = np.load(os.path.join(self.path, name), mmap_mode="r")
+                return g, float(name[:-4].split("-")[2])
+            except (FileNotFoundError, IndexError, ValueError):
+                time.sleep(0.2)
+                self.listed = 0
+
+    def slices(self, kind, n):
+        """n slices of one group: [2, n, 1, H, W] float32, turned and flipped at random."""
+        g, threshold = self.group(kind)
+        x = torch.from_numpy(np.array(g[:, np.random.permutation(g.shape[1])[:n]], dtype=np.float32))
+        if random.random() < 0.3:
+            x = torch.rot90(x, random.choice((1, 2, 3)), (2, 3))
+        if random.random() < 0.5:
+            x = x.flip(3)
+        return x.unsqueeze(2).contiguous(), threshold
+
+
+def shrunk(x, pixels):
+    h, w = x.shape[-2:]
+    sh, sw = view_shape(h, w, pixels)
+    a = torch.tensor(area_matrix(h, sh), dtype=x.dtype)
+    b = torch.tensor(area_matrix(w, sw), dtype=x.dtype)
+    return a @ x @ b.T
+
+
+def crop(x, size, threshold, tries=4):
+    """A random window of [.., H, W], the one of a few tries that holds most foreground, or whole where smaller."""
+    h, w = x.shape[-2:]
+    ch, cw = min(size, h), min(size, w)
+    best = None
+    for _ in range(tries):
+        i, j = random.randint(0, h - ch), random.randint(0, w - cw)
+        c = x[..., i:i + ch, j:j + cw]
+        share = (c[0] > threshold).float().mean().item()
+        if best is None or share > best[0]:
+            best = (share, c)
+        if share > 0.2:
+            break
+    return best[1]
+
+
+def large(x, threshold, progress, whole=1.0):
+    """A whole slice, shrunken or not, or a crop of at least 128; small ones first, native whole ones as training goes."""
+    h, w = x.shape[-2:]
+    u = random.random()
+    if u < whole * (0.05 + 0.45 * progress ** 2) and h * w <= 64000 or u < whole * 0.15 * progress ** 2:
+        return x
+    if random.random() < 0.5:
+        side = random.randint(96, int(136 + 64 * progress))
+        return shrunk(x, side) if max(h, w) > side else x
+    return crop(x, random.randrange(128, int(145 + 64 * progress), 16), threshold)
+
+
+def lr_at(t, total, peak, floor=0.01):
+    t = min(1.0, t / total)
+    warm = min(1.0, t / 0.015 + 0.02)
+    return peak * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * t)))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--pool", required=True, help="directory kept filled by data.py")
+    p.add_argument("--out", required=True, help="directory of checkpoints and log")
+    p.add_argument("--prompts", required=True, help="features.npz")
+    p.add_argument("--minutes", type=float, default=100, help="the whole run, resumed parts included")
+    p.add_argument("--peak", type=float, default=1e-3)
+    p.add_argument("--ce", type=float, default=0.02)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--weights", default="motion=1,noise=1,bias=1", help="loss weights; a task's work follows --work")
+    p.add_argument("--work", default="noise=1,bias=1,motion=1", help="repetitions of a task in a step (may be < 1)")
+    p.add_argument("--save-every", type=float, default=180, help="seconds")
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    os.makedirs(a.out, exist_ok=True)
+    pairs = lambda s: {k: float(v) for k, v in (q.split("=") for q in s.split(","))}
+    weights, work = pairs(a.weights), pairs(a.work)
+
+    torch.manual_seed(a.seed)
+    net = initialise(ResMAP(**CONFIG))
+    ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
+    opt = torch.optim.Adam(net.parameters(), lr=a.peak, betas=(0.9, 0.99))
+    step, spent, seen = 0, 0.0, 0
+    last = os.path.join(a.out, "last.pt")
+    if os.path.exists(last):
+        s = torch.load(last, weights_only=True)
+        net.load_state_dict(s["net"])
+        opt.load_state_dict(s["opt"])
+        ema, step, spent, seen = s["ema"], s["step"], s["spent"], s["pixels"]
+        print("resumed at step %d, %.1f minutes" % (step, spent / 60), flush=True)
+    random.seed(a.seed * 1000003 + step)
+    np.random.seed((a.seed * 1000003 + step) % 2 ** 32)
+    prompts, pool = Prompts(a.prompts, "cpu"), Pool(a.pool)
+    params = [q for q in net.parameters()]
+    log = open(os.path.join(a.out, "log.txt"), "a")
+    sums, count = {}, {}
+
+    def note(k, v):
+        sums[k], count[k] = sums.get(k, 0.0) + float(v.detach()), count.get(k, 0) + 1
+
+    def restore(x, y, cls):
+        """Decoded restoration loss and the latent's pooled features."""
+        nonlocal seen
+        h, w = x.shape[-2:]
+        xp = pad8(x)
+        seen += xp.numel()
+        codes = net.encode(xp)
+        out = net.decode(xp, codes, prompts.sample(cls, x.shape[0]))[..., :h, :w]
+        return F.l1_loss(out.float(), y), net.pool(codes[3].float()), out.detach().float()
+
+    def pooled(x):
+        nonlocal seen
+        xp = pad8(x)
+        seen += xp.numel() // 3
+        return net.pool(net.encode(xp)[3].float())
+
+    def classify(full, small, cls, kind):
+        with torch.autocast("cpu", enabled=False):
+            l = net.logits(torch.cat([full, small], 1))
+        note("acc_" + kind, (l.argmax(1) == cls).float().mean())
+        return F.cross_entropy(l, torch.full((l.shape[0],), cls))
+
+    def gain(out, x, y):
+        e0, e1 = (x - y).square().mean(), (out - y).square().mean()
+        return 10 * torch.log10((e0 + 1e-9) / (e1 + 1e-9))
+
+    def visible(g):
+        """Too faint an artifact is not called one: the classifier is not asked there."""
+        return (g[0] - g[1]).square().mean().item() > 10 ** -4.3
+
+    def reps(kind):
+        r = work.get(kind, 1.0)
+        return int(r) + (random.random() < r - int(r))
+
+    def task_motion():
+        g, th = pool.slices("motion", 1)
+        z = large(g, th, progress)
+        loss, full, out = restore(z[0], z[1], CLASS["motion"])
+        note("l1_motion", loss)
+        note("gain_motion", gain(out, z[0], z[1]))
+        loss = loss * weights["motion"]
+        if visible(g):
+            loss = loss + a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), 0, "motion")
+        return loss
+
+    def task_noise():
+        u = random.random()
+        ask = random.random() < 0.5
+        if u < 0.5:
+            g, th = pool.slices("noise", 2 + (progress > 0.4))
+            z = torch.cat([crop(g[:, i:i + 1], 64, th) for i in range(g.shape[1])], 1)
+        else:
+            g, th = pool.slices("noise", 1)
+            z = crop(g, random.choice((96, 112, 128)), th) if u < 0.75 else large(g, th, progress, 0.5)
+        loss, full, out = restore(z[0], z[1], CLASS["noise"])
+        note("l1_noise", loss)
+        note("gain_noise", gain(out, z[0], z[1]))
+        loss = loss * weights["noise"]
+        if visible(g[:, :1]) and (u >= 0.75 or ask):
+            if u < 0.75:
+                full = pooled(large(g[:, :1], th, progress, 0.3)[0])
+            loss = loss + a.ce * classify(full, pooled(shrunk(g[0, :1], PIXELS)), 1, "noise")
+        return loss
+
+    def task_bias():
+        g, th = pool.slices("bias", 4)
+        z = shrunk(g, PIXELS)
+        loss, small, out = restore(z[0], z[1], CLASS["bias"])
+        note("l1_bias", loss)
+        note("gain_bias", gain(out, z[0], z[1]))
+        loss = loss * weights["bias"]
+        if visible(g[:, :1]):
+            loss = loss + a.ce * classify(pooled(large(g[:, :1], th, progress, 0.3)[0]), small[:1], 2, "bias")
+        return loss
+
+    def task_clean():
+        g, th = pool.slices("clean", 1)
+        if random.random() < 0.15:
+            z = large(g, th, progress, 0)
+            cls = random.choice((0, 1))
+            loss, full, out = restore(z[0], z[1], cls)
+            note("l1_clean", loss)
+            loss = 0.5 * loss
+        else:
+            full, loss = pooled(large(g[:, :1], th, progress, 0.6)[0]), 0
+        return loss + a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), 3, "clean")
+
+    tasks = {"motion": task_motion, "noise": task_noise, "bias": task_bias, "clean": task_clean}
+    saved = reported = time.time()
+    t0 = time.time()
+    progress = 0.0
+    while spent < a.minutes * 60:
+        progress = min(1.0, spent / (a.minutes * 60))
+        rate = lr_at(spent, a.minutes * 60, a.peak)
+        for grp in opt.param_groups:
+            grp["lr"] = rate
+        opt.zero_grad(set_to_none=True)
+        for kind, task in tasks.items():
+            for _ in range(reps(kind)):
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss = task()
+                loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
+        note("norm", norm)
+        if torch.isfinite(norm):
+            opt.step()
+        step += 1
+        decay = min(0.998, (1 + step) / (20 + step))
+        with torch.no_grad():
+            for k, v in net.state_dict().items():
+                ema[k].lerp_(v, 1 - decay)
+        now = time.time()
+        spent += now - t0
+        t0 = now
+        if now - reported > 30:
+            line = "%6.1f min step %d lr %.2e %.1f Mpx " % (spent / 60, step, rate, seen / 1e6)
+            line += " ".join("%s %.4g" % (k, sums[k] / count[k]) for k in sorted(sums))
+            print(line, flush=True)
+            log.write(line + "\n")
+            log.flush()
+            sums.clear()
+            count.clear()
+            reported = now
+        if now - saved > a.save_every or spent >= a.minutes * 60:
+            state = {"net": net.state_dict(), "opt": opt.state_dict(), "ema": ema, "step": step, "spent": spent,
+                     "pixels": seen, "config": json.dumps(net.config)}
+            torch.save(state, last + ".tmp")
+            os.replace(last + ".tmp", last)
+            saved = time.time()
+
+
+if __name__ == "__main__":
+    main()
