@@ -529,7 +529,8 @@ resmap_status rsm_model_find(rsm_env *env, const char *name, char **path)
                     name, RESMAP_WEIGHTS_DIR);
 }
 
-resmap_status rsm_model_read(rsm_env *env, const char *path, unsigned char **bytes, size_t *size)
+/* The whole of a regular file, into fresh memory. */
+static resmap_status read_file(rsm_env *env, const char *path, unsigned char **bytes, size_t *size)
 {
     resmap_status status = RESMAP_OK;
     struct stat info;
@@ -580,7 +581,7 @@ resmap_status rsm_model_open(rsm_env *env, const char *name, resmap_model **mode
     size_t size = 0;
 
     RSM_TRY(rsm_model_find(env, name, &path));
-    RSM_CHECK(rsm_model_read(env, path, &bytes, &size));
+    RSM_CHECK(read_file(env, path, &bytes, &size));
     RSM_CHECK(rsm_model_create(env, path, bytes, size, model));
     if (!is_file_name(name)) { /* messages name the file, reports the model */
         char *short_name = rsm_strdup(name);

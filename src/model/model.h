@@ -63,14 +63,12 @@ struct resmap_model {
 
 /* Finds the file of `name` as resmap_model_open's: fresh text in *path. RESMAP_BAD_FILE when there is none such. */
 resmap_status rsm_model_find(rsm_env *env, const char *name, char **path);
-/* Finds, reads and checks. */
+/* Finds, reads (a regular file, at most 4 GB) and checks. */
 resmap_status rsm_model_open(rsm_env *env, const char *name, resmap_model **model);
 /* Every tensor that the configuration asks for is there with its shape, and nothing is missing, when this returns
  * RESMAP_OK; so later look-ups cannot fail. Takes over bytes. */
 resmap_status rsm_model_create(rsm_env *env, const char *name, unsigned char *bytes, size_t size, resmap_model **model);
 void rsm_model_free(resmap_model *model);
-/* Reads the whole file `path` into fresh memory (at most 4 GB, regular files). */
-resmap_status rsm_model_read(rsm_env *env, const char *path, unsigned char **bytes, size_t *size);
 /* Names every weight tensor of the network that `config` describes (prompts apart), in the order of the forward pass:
  * patch_embed, encoder_level1, down1_2 … latent, classifier, tpf.3, up4_3 … refinement, output. Checking, counting and
  * uploading share this walk. shape: `dims` lengths, 1 beyond. A status other than RESMAP_OK from `visit` ends the walk
