@@ -245,7 +245,7 @@ RESMAP_API const char *resmap_cache_folder(resmap_context *context);
 /* Which artifacts, and how strong. Intensities are in units of the clean volume's foreground (0: background, 1: its
  * 99.5th percentile). Several are applied in the physical order motion, bias field, noise. */
 typedef struct resmap_synth_options {
-    uint64_t seed;               /* everything random follows from it (0) */
+    uint64_t seed;               /* everything random follows from it, 0…2^63-1 (0) */
     unsigned artifacts;          /* RESMAP_MOTION | RESMAP_BIAS | RESMAP_NOISE (none) */
     const char *preset;          /* "paper", "mild", "moderate", "severe": sets all below but rician (NULL) */
     double noise_sigma;          /* standard deviation, 0…1000 */
@@ -265,8 +265,8 @@ RESMAP_API void resmap_synth_options_init(resmap_synth_options *options);
 /* Corrupts every frame of `clean`. Computes on the opened device, or in plain C (float64) when none is opened or it is
  * "reference". The same seed gives the same bytes on one device and values within 1e-5 of the clean volume's range
  * on any other. `record`, if not NULL, gets every number drawn as JSON text, to be freed with resmap_text_free.
- * RESMAP_BAD_ARGUMENT for options out of range or artifacts that the shape does not admit; RESMAP_BAD_FILE for
- * non-finite voxels or a constant volume (a constant frame of several passes unchanged). */
+ * RESMAP_BAD_ARGUMENT for options out of range; RESMAP_BAD_FILE for non-finite voxels, a constant volume (a
+ * constant frame of several passes unchanged), or a shape without room for the artifact. */
 RESMAP_API resmap_status resmap_synth(resmap_context *context, const resmap_image *clean,
                                       const resmap_synth_options *options, resmap_image **corrupted, char **record);
 /* Repeats a run from its record. RESMAP_BAD_FILE when the record is damaged or does not fit the image. */
@@ -312,6 +312,9 @@ typedef struct resmap_metrics {
 RESMAP_API resmap_status resmap_evaluate(resmap_context *context, const resmap_image *reference,
                                          const resmap_image *test, const resmap_image *mask, resmap_plane plane,
                                          resmap_metrics **metrics);
+/* The same for files; mask may be NULL. */
+RESMAP_API resmap_status resmap_evaluate_file(resmap_context *context, const char *reference, const char *test,
+                                              const char *mask, resmap_plane plane, resmap_metrics **metrics);
 RESMAP_API void resmap_metrics_free(resmap_metrics *metrics);
 /* The metrics as JSON text (contract of `evaluate --json`), to be freed with resmap_text_free. */
 RESMAP_API resmap_status resmap_metrics_json(resmap_context *context, const resmap_metrics *metrics, char **text);

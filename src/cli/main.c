@@ -3,8 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
-static const cli_command *const commands[] = {&cli_restore, &cli_classify, &cli_devices, &cli_model,
-                                              &cli_doctor};
+static const cli_command *const commands[] = {&cli_restore, &cli_classify, &cli_synth, &cli_evaluate,
+                                              &cli_devices, &cli_model,    &cli_doctor};
 #define COMMANDS (sizeof commands / sizeof commands[0])
 
 static void print_help(void)

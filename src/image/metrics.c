@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "context.h"
 #include "core/json.h"
 #include "image/image.h"
 
@@ -151,13 +152,14 @@ static double mean_value(const mean_of *m)
     return m->equal > 0 ? INFINITY : NAN;
 }
 
-/* Slice s of a frame, scaled; excluded voxels become 0 in both. False when a voxel inside is not finite. */
+/* Slice s of a frame, scaled; voxels that are not finite become 0. Gives 1 (2) when such a one of the reference (test) is
+ * inside, else 0. content: whether the reference has foreground here. */
 static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t shape[4], const float *reference,
                       const float *test, const float *mask, size_t s, const rsm_scale *scale, int *content)
 {
     const size_t count = w->height * w->width;
     const double range = scale->hi - scale->lo;
-    int finite = 1;
+    int odd = 0;
     *content = 0;
     if (mask) {
         rsm_slice_get(slicing, shape, mask, s, w->raw);
@@ -168,7 +170,7 @@ static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t sh
         if (isfinite(w->raw[i]) && w->raw[i] > scale->mean) *content = 1;
         w->reference[i] = (w->raw[i] - scale->lo) / range;
         if (!isfinite(w->raw[i])) {
-            if (w->inside[i]) finite = 0;
+            if (w->inside[i]) odd = 1;
             w->reference[i] = 0.0;
         }
     }
@@ -176,26 +178,28 @@ static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t sh
     for (size_t i = 0; i < count; i++) {
         w->test[i] = (w->raw[i] - scale->lo) / range;
         if (!isfinite(w->raw[i])) {
-            if (w->inside[i]) finite = 0;
+            if (w->inside[i] && odd == 0) odd = 2;
             w->test[i] = 0.0;
         }
     }
-    return finite;
+    return odd;
 }
 
 resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const resmap_image *test,
-                           const resmap_image *mask, resmap_plane plane, resmap_metrics **metrics)
+                           const resmap_image *mask, const char *const names[3], resmap_plane plane,
+                           resmap_metrics **metrics)
 {
     const size_t *shape = reference->shape;
     for (int a = 0; a < 4; a++)
         if (shape[a] != test->shape[a])
-            return rsm_fail(env, RESMAP_BAD_FILE, "evaluate: the shapes differ, %zux%zux%zux%zu against %zux%zux%zux%zu",
-                            shape[0], shape[1], shape[2], shape[3], test->shape[0], test->shape[1], test->shape[2],
-                            test->shape[3]);
+            return rsm_fail(env, RESMAP_BAD_FILE, "%s: %zu x %zu x %zu x %zu voxels, but %s has %zu x %zu x %zu x %zu",
+                            names[1], test->shape[0], test->shape[1], test->shape[2], test->shape[3], names[0], shape[0],
+                            shape[1], shape[2], shape[3]);
     if (mask && (mask->shape[3] != 1 || !rsm_image_same_grid(reference, mask)))
-        return rsm_fail(env, RESMAP_BAD_FILE, "mask: its grid is not the reference's");
+        return rsm_fail(env, RESMAP_BAD_FILE, "%s: its grid is not that of %s", names[2], names[0]);
     if (!rsm_image_same_grid(reference, test))
-        rsm_log(env, RESMAP_LOG_WARNING, "evaluate: the images lie differently in space; compared voxel by voxel");
+        rsm_log(env, RESMAP_LOG_WARNING, "%s: lies elsewhere in space than %s; compared voxel by voxel", names[1],
+                names[0]);
 
     rsm_slicing slicing;
     RSM_TRY(rsm_slicing_choose(env, reference, plane, &slicing));
@@ -222,9 +226,9 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
         const float *x = reference->data + frame * voxels, *y = test->data + frame * voxels;
         rsm_scale scale;
         int constant = 0;
-        status = rsm_scale_measure(env, "reference", x, NULL, voxels, &scale, &constant);
+        status = rsm_scale_measure(env, names[0], x, NULL, voxels, &scale, &constant);
         if (status != RESMAP_OK && constant && shape[3] > 1) {
-            rsm_log(env, RESMAP_LOG_INFO, "evaluate: frame %zu of the reference is constant and skipped", frame);
+            rsm_log(env, RESMAP_LOG_INFO, "%s: frame %zu is constant and skipped", names[0], frame);
             status = RESMAP_OK;
             continue;
         }
@@ -235,9 +239,10 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
         for (size_t s = 0; s < slicing.slices; s++) {
             int content;
             RSM_CHECK(rsm_progress(env, "evaluate", frame * slicing.slices + s, shape[3] * slicing.slices));
-            if (!slice_load(&work, &slicing, shape, x, y, mask ? mask->data : NULL, s, &scale, &content)) {
-                status = rsm_fail(env, RESMAP_BAD_FILE, "evaluate: %s", mask
-                                  ? "a voxel inside the mask is not finite" : "a voxel is not finite; exclude it by a mask");
+            int odd = slice_load(&work, &slicing, shape, x, y, mask ? mask->data : NULL, s, &scale, &content);
+            if (odd) {
+                status = rsm_fail(env, RESMAP_BAD_FILE, "%s: a voxel%s is not finite", names[odd - 1],
+                                  mask ? " inside the mask" : "");
                 goto done;
             }
             double slice_squares = 0, slice_reference = 0, slice_count = 0;
@@ -269,14 +274,14 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
             }
         }
         if (count == 0) {
-            status = rsm_fail(env, RESMAP_BAD_FILE, "mask: no voxel is inside");
+            status = rsm_fail(env, RESMAP_BAD_FILE, "%s: no voxel is inside", names[2]);
             goto done;
         }
         mean_add(&of_psnr, psnr(squares, count));
         mean_add(&of_nrmse, reference_squares > 0 ? sqrt(squares / reference_squares) : NAN);
     }
     if (compared == 0) {
-        status = rsm_fail(env, RESMAP_BAD_FILE, "reference: every frame is constant");
+        status = rsm_fail(env, RESMAP_BAD_FILE, "%s: constant: every frame is", names[0]);
         goto done;
     }
     m->psnr = mean_value(&of_psnr);
@@ -292,9 +297,57 @@ done:
     return status;
 }
 
+/* ---- Public functions ---- */
+
+resmap_status resmap_evaluate(resmap_context *context, const resmap_image *reference, const resmap_image *test,
+                              const resmap_image *mask, resmap_plane plane, resmap_metrics **metrics)
+{
+    static const char *const names[3] = {"reference", "test", "mask"};
+    return rsm_evaluate(&context->env, reference, test, mask, names, plane, metrics);
+}
+
+resmap_status resmap_evaluate_file(resmap_context *context, const char *reference, const char *test, const char *mask,
+                                   resmap_plane plane, resmap_metrics **metrics)
+{
+    const char *const names[3] = {reference, test, mask};
+    resmap_image *images[3] = {NULL, NULL, NULL};
+    resmap_status status = RESMAP_OK;
+    for (int i = 0; i < 3; i++)
+        if (names[i]) RSM_CHECK(rsm_image_read(&context->env, names[i], &images[i]));
+    status = rsm_evaluate(&context->env, images[0], images[1], images[2], names, plane, metrics);
+done:
+    for (int i = 0; i < 3; i++) resmap_image_free(images[i]);
+    return status;
+}
+
 void resmap_metrics_free(resmap_metrics *metrics)
 {
     if (!metrics) return;
     free(metrics->slices);
     free(metrics);
+}
+
+resmap_status resmap_metrics_json(resmap_context *context, const resmap_metrics *m, char **text)
+{
+    json_t *slices = json_array();
+    size_t frames = 0;
+    int failed = 0;
+    for (size_t i = 0; i < m->slice_count; i++)
+        if (m->slices[i].frame > 0) frames = 1;
+    for (size_t i = 0; i < m->slice_count; i++) {
+        const resmap_slice_metrics *s = &m->slices[i];
+        json_t *slice = json_pack("{sI}", "index", (json_int_t)s->index);
+        if (frames && json_object_set_new(slice, "frame", json_integer((json_int_t)s->frame)) != 0) failed = 1;
+        if (json_object_set_new(slice, "psnr", rsm_json_number(s->psnr)) != 0
+            || json_object_set_new(slice, "ssim", rsm_json_number(s->ssim)) != 0
+            || json_array_append_new(slices, slice) != 0)
+            failed = 1;
+    }
+    json_t *root = failed ? NULL
+        : json_pack("{so so so so so ss so sI}", "psnr", rsm_json_number(m->psnr), "psnr_slices",
+                    rsm_json_number(m->psnr_slices), "ssim", rsm_json_number(m->ssim), "ssim_skimage",
+                    rsm_json_number(m->ssim_skimage), "nrmse", rsm_json_number(m->nrmse), "plane", m->plane, "slices", slices,
+                    "slices_left_out", (json_int_t)m->slices_left_out);
+    if (failed) json_decref(slices);
+    return rsm_json_text(&context->env, root, text);
 }

@@ -4,10 +4,9 @@
 
 #include "core/env.h"
 
-/* As resmap_evaluate. */
+/* As resmap_evaluate; names: of the reference, the test and the mask, for messages. */
 resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const resmap_image *test,
-                           const resmap_image *mask, resmap_plane plane, resmap_metrics **metrics);
-/* As resmap_metrics_json. */
-resmap_status rsm_metrics_json(rsm_env *env, const resmap_metrics *metrics, char **text);
+                           const resmap_image *mask, const char *const names[3], resmap_plane plane,
+                           resmap_metrics **metrics);
 
 #endif

@@ -1,0 +1,283 @@
+#include "synth/synth.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "context.h"
+#include "image/image.h"
+
+/* Most bytes of a record that is read; thousands of frames take less. */
+enum { MAX_RECORD = 64 << 20 };
+
+/* Voxels are converted this many at a time. */
+enum { CHUNK = 1 << 16 };
+
+/* ---- Volumes to and from the device ---- */
+
+static resmap_status upload(rsm_device *device, const float *frame, size_t count, const rsm_scale *scale, rsm_buffer *volume)
+{
+    const double range = scale->hi - scale->lo;
+    double *host = rsm_buffer_host(volume);
+    if (host) {
+        for (size_t i = 0; i < count; i++) host[i] = (frame[i] - scale->lo) / range;
+        return RESMAP_OK;
+    }
+    resmap_status status = RESMAP_OK;
+    float *chunk = malloc(CHUNK * sizeof *chunk);
+    if (!chunk) return rsm_no_memory(rsm_device_env(device), CHUNK * sizeof *chunk);
+    for (size_t at = 0; at < count && status == RESMAP_OK; at += CHUNK) {
+        const size_t n = count - at < CHUNK ? count - at : CHUNK;
+        for (size_t i = 0; i < n; i++) chunk[i] = (float)((frame[at + i] - scale->lo) / range);
+        status = rsm_buffer_write(device, volume, at, chunk, n);
+    }
+    free(chunk);
+    return status;
+}
+
+static resmap_status download(rsm_device *device, rsm_buffer *volume, size_t count, const rsm_scale *scale, float *frame)
+{
+    const double range = scale->hi - scale->lo;
+    const double *host = rsm_buffer_host(volume);
+    int finite = 1;
+    if (!host) RSM_TRY(rsm_buffer_read(device, volume, 0, frame, count));
+    for (size_t i = 0; i < count; i++) {
+        frame[i] = (float)(scale->lo + (host ? host[i] : (double)frame[i]) * range);
+        if (!isfinite(frame[i])) finite = 0;
+    }
+    if (!finite)
+        return rsm_fail(rsm_device_env(device), RESMAP_BAD_FILE,
+                        "artifacts: they drive voxels out of the range of float32");
+    return RESMAP_OK;
+}
+
+/* ---- One frame ---- */
+
+/* The artifact of this kind in this frame, or NULL when there is none or it changes nothing. */
+static const rsm_artifact *find(const rsm_record *record, rsm_artifact_kind kind, size_t frame)
+{
+    for (size_t i = 0; i < record->count; i++) {
+        const rsm_artifact *a = &record->artifacts[i];
+        if (a->kind == kind && (a->every_frame || a->frame == frame)) return rsm_artifact_idle(a) ? NULL : a;
+    }
+    return NULL;
+}
+
+static resmap_status corrupt(rsm_device *device, const rsm_record *record, const resmap_image *clean, size_t frame,
+                             const rsm_scale *scale, float *out)
+{
+    const size_t *shape = clean->shape, count = shape[0] * shape[1] * shape[2];
+    const float *in = clean->data + frame * count;
+    const rsm_artifact *motion = find(record, RSM_ARTIFACT_MOTION, frame);
+    const rsm_artifact *bias = find(record, RSM_ARTIFACT_BIAS, frame);
+    const rsm_artifact *noise = find(record, RSM_ARTIFACT_NOISE, frame);
+    if (!motion && !bias && !noise) {
+        memcpy(out, in, count * sizeof *out);
+        return RESMAP_OK;
+    }
+    rsm_buffer *volume = NULL;
+    double log_mean = 0.0;
+    resmap_status status;
+    RSM_CHECK(rsm_buffer_create(device, count, &volume));
+    RSM_CHECK(upload(device, in, count, scale, volume));
+    /* The field's mean is over the clean foreground, so it is taken while that is there. */
+    if (bias)
+        RSM_CHECK(rsm_bias_measure(device, &bias->of.bias, shape, volume, (scale->mean - scale->lo) / (scale->hi - scale->lo),
+                                   &log_mean));
+    if (motion) RSM_CHECK(rsm_motion_apply(device, &motion->of.motion, shape, clean->voxel_mm, volume));
+    if (bias) RSM_CHECK(rsm_bias_apply(device, &bias->of.bias, shape, log_mean, volume));
+    if (noise) RSM_CHECK(rsm_noise_apply(device, &noise->of.noise, shape, frame, volume));
+    RSM_CHECK(download(device, volume, count, scale, out));
+done:
+    rsm_buffer_free(volume);
+    return status;
+}
+
+/* ---- The whole ---- */
+
+static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_record *record, const resmap_image *clean,
+                                    const char *name, resmap_image *corrupted)
+{
+    const size_t count = clean->shape[0] * clean->shape[1] * clean->shape[2], frames = clean->shape[3];
+    size_t constant_frames = 0;
+    for (size_t frame = 0; frame < frames; frame++) {
+        const float *in = clean->data + frame * count;
+        rsm_scale scale;
+        int constant = 0;
+        RSM_TRY(rsm_progress(env, "synth", frame, frames));
+        for (size_t i = 0; i < count; i++)
+            if (!isfinite(in[i])) return rsm_fail(env, RESMAP_BAD_FILE, "%s: a voxel is not finite", name);
+        resmap_status status = rsm_scale_measure(env, name, in, NULL, count, &scale, &constant);
+        if (status != RESMAP_OK && constant && ++constant_frames < frames) {
+            rsm_log(env, RESMAP_LOG_INFO, "%s: frame %zu is constant and passes unchanged", name, frame);
+            memcpy(corrupted->data + frame * count, in, count * sizeof *in);
+            continue;
+        }
+        RSM_TRY(status);
+        RSM_TRY(corrupt(device, record, clean, frame, &scale, corrupted->data + frame * count));
+    }
+    return RESMAP_OK;
+}
+
+resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *clean, const char *name,
+                        const resmap_synth_options *options, const char *from, size_t from_size, const char *from_name,
+                        resmap_image **corrupted, char **record_text)
+{
+    rsm_device *own = NULL;
+    rsm_record record = {0};
+    resmap_image *image = NULL;
+    char *text = NULL;
+    resmap_status status;
+
+    if (from) RSM_CHECK(rsm_record_read(env, from_name, from, from_size, clean->shape, &record));
+    else {
+        rsm_slicing slicing;
+        RSM_CHECK(rsm_slicing_choose(env, clean, RESMAP_PLANE_AUTO, &slicing));
+        RSM_CHECK(rsm_record_draw(env, options, clean->shape, slicing.slice_axis, &record));
+    }
+    if (record_text) RSM_CHECK(rsm_record_write(env, &record, &text));
+    if (!device) {
+        RSM_CHECK(rsm_device_open(env, "reference", &own));
+        device = own;
+    }
+    RSM_CHECK(rsm_image_like(env, clean, &image));
+    RSM_CHECK(corrupt_frames(env, device, &record, clean, name, image));
+    *corrupted = image;
+    image = NULL;
+    if (record_text) *record_text = text;
+    text = NULL;
+done:
+    resmap_image_free(image);
+    free(text);
+    rsm_record_clear(&record);
+    rsm_device_close(own);
+    return status;
+}
+
+/* ---- Files ---- */
+
+static resmap_status read_text(rsm_env *env, const char *path, char **text, size_t *size)
+{
+    FILE *stream = fopen(path, "rb");
+    if (!stream) return rsm_fail(env, RESMAP_BAD_FILE, "%s: cannot be read: %s", path, strerror(errno));
+    resmap_status status = RESMAP_OK;
+    size_t room = 0, used = 0, got;
+    char *bytes = NULL;
+    do {
+        if (used == room) {
+            room = room ? 2 * room : 1 << 14;
+            char *more = room <= 2 * (size_t)MAX_RECORD ? realloc(bytes, room) : NULL;
+            if (!more) {
+                status = used >= MAX_RECORD ? rsm_fail(env, RESMAP_BAD_FILE, "%s: too long for a record", path)
+                                            : rsm_no_memory(env, room);
+                break;
+            }
+            bytes = more;
+        }
+        got = fread(bytes + used, 1, room - used, stream);
+        used += got;
+    } while (got > 0);
+    if (status == RESMAP_OK && ferror(stream))
+        status = rsm_fail(env, RESMAP_BAD_FILE, "%s: cannot be read: %s", path, strerror(errno));
+    fclose(stream);
+    if (status != RESMAP_OK) {
+        free(bytes);
+        return status;
+    }
+    *text = bytes;
+    *size = used;
+    return RESMAP_OK;
+}
+
+/* What the figure says: "motion, noise (preset severe, seed 7)". */
+static char *caption_of(const resmap_synth_files *files, const resmap_synth_options *options)
+{
+    if (files->from) return rsm_format("artifacts of %s", files->from);
+    const unsigned a = options->artifacts;
+    return rsm_format("%s%s%s%s%s (%s%s, seed %llu)", a & RESMAP_MOTION ? "motion" : "",
+                      a & RESMAP_MOTION && a & (RESMAP_BIAS | RESMAP_NOISE) ? ", " : "", a & RESMAP_BIAS ? "bias" : "",
+                      a & RESMAP_BIAS && a & RESMAP_NOISE ? ", " : "", a & RESMAP_NOISE ? "noise" : "",
+                      options->preset ? "preset " : "own strength", options->preset ? options->preset : "",
+                      (unsigned long long)options->seed);
+}
+
+static resmap_status stage_figure(rsm_env *env, rsm_outputs *outputs, const resmap_synth_files *files,
+                                  const resmap_synth_options *options, const resmap_image *clean, const resmap_image *corrupted)
+{
+    rsm_slicing slicing;
+    FILE *stream;
+    if (!files->figure) return RESMAP_OK;
+    RSM_TRY(rsm_slicing_choose(env, clean, RESMAP_PLANE_AUTO, &slicing));
+    RSM_TRY(rsm_outputs_add(outputs, files->figure, &stream));
+    char *caption = caption_of(files, options);
+    if (!caption) return rsm_no_memory(env, 256);
+    resmap_status status = rsm_figure_write(env, clean, corrupted, &slicing, caption, stream);
+    free(caption);
+    return status;
+}
+
+static resmap_status stage_record(rsm_env *env, rsm_outputs *outputs, const char *path, const char *record)
+{
+    FILE *stream;
+    if (!path) return RESMAP_OK;
+    RSM_TRY(rsm_outputs_add(outputs, path, &stream));
+    if (fputs(record, stream) < 0) return rsm_fail(env, RESMAP_IO, "%s: cannot be written", path);
+    return RESMAP_OK;
+}
+
+resmap_status rsm_synth_file(rsm_env *env, rsm_device *device, const resmap_synth_files *files,
+                             const resmap_synth_options *options)
+{
+    resmap_image *clean = NULL, *corrupted = NULL;
+    rsm_outputs *outputs = NULL;
+    char *from = NULL, *record = NULL;
+    size_t from_size = 0;
+    FILE *stream;
+    resmap_status status;
+
+    if (!files->from) RSM_CHECK(rsm_synth_options_check(env, options));
+    RSM_CHECK(rsm_image_check_name(env, files->output));
+    if (files->from) RSM_CHECK(read_text(env, files->from, &from, &from_size));
+    RSM_CHECK(rsm_image_read(env, files->input, &clean));
+    /* Claiming the name first: an output that cannot be written should not cost the work. */
+    RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
+    RSM_CHECK(rsm_outputs_add(outputs, files->output, &stream));
+    RSM_CHECK(rsm_synth(env, device, clean, files->input, options, from, from_size, files->from, &corrupted, &record));
+    RSM_CHECK(rsm_image_write_stream(env, corrupted, files->output, stream));
+    RSM_CHECK(stage_record(env, outputs, files->report, record));
+    RSM_CHECK(stage_figure(env, outputs, files, options, clean, corrupted));
+    RSM_CHECK(rsm_outputs_commit(outputs));
+done:
+    rsm_outputs_free(outputs);
+    resmap_image_free(corrupted);
+    resmap_image_free(clean);
+    free(record);
+    free(from);
+    return status;
+}
+
+/* ---- Public functions ---- */
+
+void resmap_synth_options_init(resmap_synth_options *options)
+{
+    *options = (resmap_synth_options){.bias_order = 3, .motion_percent = -1.0};
+}
+
+resmap_status resmap_synth(resmap_context *context, const resmap_image *clean, const resmap_synth_options *options,
+                           resmap_image **corrupted, char **record)
+{
+    return rsm_synth(&context->env, context->device, clean, "image", options, NULL, 0, NULL, corrupted, record);
+}
+
+resmap_status resmap_synth_repeat(resmap_context *context, const resmap_image *clean, const char *record,
+                                  resmap_image **corrupted)
+{
+    return rsm_synth(&context->env, context->device, clean, "image", NULL, record, strlen(record), "record", corrupted, NULL);
+}
+
+resmap_status resmap_synth_file(resmap_context *context, const resmap_synth_files *files, const resmap_synth_options *options)
+{
+    return rsm_synth_file(&context->env, context->device, files, options);
+}
