@@ -104,7 +104,7 @@ static size_t fold_colour(const rsm_network *net, const char *name, float *value
     return count;
 }
 
-/* Where each tensor of the file lies in the weights buffer, in the file's order. */
+/* Where each tensor that the device needs lies in the weights buffer, in the order of rsm_model_visit. */
 typedef struct placement {
     const rsm_tensor *tensor;
     size_t offset;
@@ -113,27 +113,36 @@ typedef struct placement {
 typedef struct loader {
     rsm_network *net;
     placement *places;
-    size_t count;
+    size_t count, total, largest;
 } loader;
+
+static resmap_status place(void *data, const char *name, size_t dims, const size_t shape[4])
+{
+    loader *load = data;
+    const rsm_tensor *tensor;
+
+    (void)dims;
+    (void)shape;
+    if (!on_device(name)) return RESMAP_OK;
+    tensor = rsm_safetensors_find(&load->net->model->file, name);
+    load->places[load->count++] = (placement){tensor, load->total};
+    load->total += aligned(tensor->count);
+    if (tensor->count > load->largest) load->largest = tensor->count;
+    return RESMAP_OK;
+}
 
 /* The weights named by the format, or an empty vector when the model has none (bias of a BiasFree norm). */
 static rsm_vector place_of(const loader *load, const char *format, ...) RSM_PRINTF(2, 3);
 static rsm_vector place_of(const loader *load, const char *format, ...)
 {
     char name[NAME_LENGTH];
-    size_t low = 0, high = load->count;
     va_list arguments;
 
     va_start(arguments, format);
     vsnprintf(name, sizeof name, format, arguments);
     va_end(arguments);
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        int order = strcmp(name, load->places[middle].tensor->name);
-        if (order == 0) return (rsm_vector){load->net->weights, load->places[middle].offset};
-        if (order < 0) high = middle;
-        else low = middle + 1;
-    }
+    for (size_t i = 0; i < load->count; i++)
+        if (strcmp(name, load->places[i].tensor->name) == 0) return (rsm_vector){load->net->weights, load->places[i].offset};
     return (rsm_vector){NULL, 0};
 }
 
@@ -155,8 +164,6 @@ static block load_block(const loader *load, const char *prefix, size_t channels,
     b.ffn_in = place_of(load, "%s.ffn.project_in.weight", prefix);
     b.ffn_depthwise = place_of(load, "%s.ffn.dwconv.weight", prefix);
     b.ffn_out = place_of(load, "%s.ffn.project_out.weight", prefix);
-    if (!load->net->config->norm_with_bias)   /* a file may carry tensors that its configuration does not name */
-        b.norm1_bias.buffer = b.norm2_bias.buffer = NULL;
     return b;
 }
 
@@ -216,29 +223,21 @@ static resmap_status load_fusion(const loader *load, int index, size_t channels,
 static resmap_status upload(loader *load)
 {
     rsm_network *net = load->net;
-    const rsm_safetensors *file = &net->model->file;
-    size_t total = 0, largest = 0;
+    size_t most = net->model->file.tensor_count;
     float *values;
     resmap_status status = RESMAP_OK;
 
-    load->places = malloc(rsm_bytes(file->tensor_count, sizeof *load->places));
-    if (load->places == NULL) return rsm_no_memory(net->env, file->tensor_count * sizeof *load->places);
-    for (size_t i = 0; i < file->tensor_count; i++) {
-        const rsm_tensor *tensor = &file->tensors[i];
-        if (!on_device(tensor->name)) continue;
-        load->places[load->count++] = (placement){tensor, total};
-        total += aligned(tensor->count);
-        if (tensor->count > largest) largest = tensor->count;
-    }
-    RSM_TRY(rsm_buffer_create(net->device, total, &net->weights));
-    values = malloc(rsm_bytes(largest, sizeof *values));
-    if (values == NULL) return rsm_no_memory(net->env, largest * sizeof *values);
+    load->places = malloc(rsm_bytes(most, sizeof *load->places));
+    if (load->places == NULL) return rsm_no_memory(net->env, most * sizeof *load->places);
+    RSM_TRY(rsm_model_visit(net->config, place, load));
+    RSM_TRY(rsm_buffer_create(net->device, load->total, &net->weights));
+    values = malloc(rsm_bytes(load->largest, sizeof *values));
+    if (values == NULL) return rsm_no_memory(net->env, load->largest * sizeof *values);
     for (size_t i = 0; i < load->count; i++) {
-        const placement *place = &load->places[i];
-        size_t count;
-        rsm_tensor_to_float(place->tensor, values);
-        count = fold_colour(net, place->tensor->name, values, place->tensor->count);
-        RSM_CHECK(rsm_buffer_write(net->device, net->weights, place->offset, values, count));
+        const placement *p = &load->places[i];
+        rsm_tensor_to_float(p->tensor, values);
+        RSM_CHECK(rsm_buffer_write(net->device, net->weights, p->offset, values,
+                                   fold_colour(net, p->tensor->name, values, p->tensor->count)));
     }
 done:
     free(values);

@@ -1,0 +1,594 @@
+/* Operations, networks and the cascade against what an independent PyTorch model computed in float64 (tests/vectors, by
+ * make_network.py), on the plain-C reference and on every OpenCL device. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/cascade.h"
+#include "model/selfcheck.h"
+#include "model/view.h"
+#include "nn/nn.h"
+#include "tests/devices.h"
+#include "tests/paths.h"
+#include "tests/tensors.h"
+
+static rsm_env env;
+static test_device *devices;
+static int device_count;
+
+#define OK(call) ck_assert_msg((call) == RESMAP_OK, "%s: %s", #call, env.error)
+
+/* The contract allows 1e-4; this is what fp32 with careful sums reaches. The reference computes in float64 and loses only the
+ * rounding of what is handed in and out. */
+static double bound(int d)
+{
+    return d == 0 ? 1e-6 : 1e-5;
+}
+
+#define CHECK_CLOSE(d, values, expected, count, ...)                                                              \
+    do {                                                                                                          \
+        double error_ = relative_error((values), (expected), (count));                                            \
+        char what_[128];                                                                                          \
+        snprintf(what_, sizeof what_, __VA_ARGS__);                                                               \
+        ck_assert_msg(error_ <= bound(d), "%s on device %s: error %.3g", what_, devices[d].specification, error_); \
+    } while (0)
+
+static float *floats(const double *values, size_t count)
+{
+    float *f = malloc((count + 1) * sizeof *f);
+
+    for (size_t i = 0; i < count; i++) f[i] = (float)values[i];
+    return f;
+}
+
+static int all_devices(void)
+{
+    device_count = test_devices_open(&env, &devices);
+    return device_count;
+}
+
+/* ---- Single operations -------------------------------------------------------------------------------------- */
+
+static rsm_buffer *upload(rsm_device *device, const double *values, size_t count)
+{
+    rsm_buffer *buffer;
+    float *f = floats(values, count);
+
+    OK(rsm_buffer_create(device, count, &buffer));
+    OK(rsm_buffer_write(device, buffer, 0, f, count));
+    free(f);
+    return buffer;
+}
+
+static rsm_buffer *upload_tensor(rsm_device *device, tensors *file, const char *name, const char *part)
+{
+    const tensor *t = tensors_get(file, "%s.%s", name, part);
+
+    return upload(device, t->values, t->count);
+}
+
+static rsm_buffer *empty(rsm_device *device, size_t count)
+{
+    rsm_buffer *buffer;
+
+    OK(rsm_buffer_create(device, count, &buffer));
+    return buffer;
+}
+
+static void check_buffer(int d, rsm_buffer *buffer, const tensor *expected, const char *name)
+{
+    float *values = malloc((expected->count + 1) * sizeof *values);
+
+    OK(rsm_buffer_read(devices[d].device, buffer, 0, values, expected->count));
+    CHECK_CLOSE(d, values, expected->values, expected->count, "%s", name);
+    free(values);
+}
+
+#define MAP(buffer, plane) ((rsm_map){(buffer), 0, (plane)})
+#define VECTOR_OF(buffer) ((rsm_vector){(buffer), 0})
+
+START_TEST(layer_norms)
+{
+    tensors *weights = tensors_open("ops"), *io = tensors_open("ops.io");
+
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_device *device = devices[d].device;
+        for (int with_bias = 0; with_bias < 2; with_bias++) {
+            const char *name = with_bias ? "layernorm_withbias" : "layernorm_biasfree";
+            const tensor *input = tensors_get(io, "%s.input", name);
+            size_t pixels = input->shape[1] * input->shape[2];
+            rsm_buffer *x = upload(device, input->values, input->count), *y = empty(device, input->count);
+            rsm_buffer *w = upload_tensor(device, weights, name, "body.weight");
+            rsm_buffer *b = with_bias ? upload_tensor(device, weights, name, "body.bias") : NULL;
+            OK(rsm_layer_norm(device, MAP(x, pixels), VECTOR_OF(w), VECTOR_OF(b), MAP(y, pixels), input->shape[0], pixels));
+            check_buffer(d, y, tensors_get(io, "%s.output", name), name);
+            rsm_buffer_free(x);
+            rsm_buffer_free(y);
+            rsm_buffer_free(w);
+            rsm_buffer_free(b);
+        }
+    }
+    tensors_close(weights);
+    tensors_close(io);
+}
+END_TEST
+
+/* The map with a row of zeros above and below each plane. */
+static rsm_buffer *with_halo(rsm_device *device, rsm_buffer *x, size_t channels, size_t rows, size_t width)
+{
+    rsm_buffer *halo = empty(device, channels * (rows + 2) * width);
+
+    OK(rsm_fill_zero(device, MAP(halo, (rows + 2) * width), channels, (rows + 2) * width));
+    OK(rsm_copy(device, MAP(x, rows * width), (rsm_map){halo, width, (rows + 2) * width}, channels, rows * width));
+    return halo;
+}
+
+START_TEST(attention)
+{
+    static const struct { const char *name; size_t heads; } cases[] = {{"mdta_1head", 1}, {"mdta_4heads", 4}, {"mdta_one_pixel", 2}};
+    tensors *weights = tensors_open("ops"), *io = tensors_open("ops.io");
+
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_device *device = devices[d].device;
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            const char *name = cases[i].name;
+            const tensor *input = tensors_get(io, "%s.input", name);
+            size_t c = input->shape[0], h = input->shape[1], w = input->shape[2], n = h * w, heads = cases[i].heads;
+            rsm_buffer *x = upload(device, input->values, input->count), *y = empty(device, c * n);
+            rsm_buffer *qkv = upload_tensor(device, weights, name, "qkv.weight");
+            rsm_buffer *depthwise = upload_tensor(device, weights, name, "qkv_dwconv.weight");
+            rsm_buffer *out = upload_tensor(device, weights, name, "project_out.weight");
+            rsm_buffer *temperature = upload_tensor(device, weights, name, "temperature");
+            rsm_buffer *wide = empty(device, 3 * c * n), *all = empty(device, 3 * c * n), *halo;
+            rsm_buffer *sums = empty(device, rsm_attention_sums_count(c, heads));
+            rsm_buffer *partial = empty(device, rsm_attention_scratch(c, heads, n));
+            rsm_buffer *matrix = empty(device, c * c), *temporary = empty(device, c * c);
+            OK(rsm_conv1x1(device, VECTOR_OF(qkv), c, MAP(x, n), MAP(wide, n), c, 3 * c, n, 0));
+            halo = with_halo(device, wide, 3 * c, h, w);
+            OK(rsm_depthwise3x3(device, MAP(halo, (h + 2) * w), VECTOR_OF(depthwise), MAP(all, n), 3 * c, h, w));
+            OK(rsm_attention_sums(device, MAP(all, n), (rsm_map){all, c * n, n}, c, heads, n, VECTOR_OF(sums),
+                                  VECTOR_OF(partial), 0));
+            OK(rsm_attention_matrix(device, VECTOR_OF(sums), VECTOR_OF(temperature), VECTOR_OF(out), VECTOR_OF(matrix),
+                                    VECTOR_OF(temporary), c, heads));
+            OK(rsm_conv1x1(device, VECTOR_OF(matrix), c, (rsm_map){all, 2 * c * n, n}, MAP(y, n), c, c, n, 0));
+            check_buffer(d, y, tensors_get(io, "%s.output", name), name);
+            {
+                rsm_buffer *used[] = {x, y, qkv, depthwise, out, temperature, wide, all, halo, sums, partial, matrix, temporary};
+                for (size_t k = 0; k < sizeof used / sizeof *used; k++) rsm_buffer_free(used[k]);
+            }
+        }
+    }
+    tensors_close(weights);
+    tensors_close(io);
+}
+END_TEST
+
+START_TEST(feed_forward)
+{
+    static const char *const cases[] = {"gdfn", "gdfn_24"};
+    tensors *weights = tensors_open("ops"), *io = tensors_open("ops.io");
+
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_device *device = devices[d].device;
+        for (size_t i = 0; i < 2; i++) {
+            const char *name = cases[i];
+            const tensor *input = tensors_get(io, "%s.input", name);
+            size_t c = input->shape[0], h = input->shape[1], w = input->shape[2], n = h * w;
+            size_t hidden = tensors_get(weights, "%s.project_out.weight", name)->shape[1];
+            rsm_buffer *x = upload(device, input->values, input->count), *y = empty(device, c * n);
+            rsm_buffer *in = upload_tensor(device, weights, name, "project_in.weight");
+            rsm_buffer *depthwise = upload_tensor(device, weights, name, "dwconv.weight");
+            rsm_buffer *out = upload_tensor(device, weights, name, "project_out.weight");
+            rsm_buffer *wide = empty(device, 2 * hidden * n), *gated = empty(device, hidden * n), *halo;
+            OK(rsm_conv1x1(device, VECTOR_OF(in), c, MAP(x, n), MAP(wide, n), c, 2 * hidden, n, 0));
+            halo = with_halo(device, wide, 2 * hidden, h, w);
+            OK(rsm_depthwise3x3_gate(device, MAP(halo, (h + 2) * w), VECTOR_OF(depthwise), MAP(gated, n), hidden, h, w));
+            OK(rsm_conv1x1(device, VECTOR_OF(out), hidden, MAP(gated, n), MAP(y, n), hidden, c, n, 0));
+            check_buffer(d, y, tensors_get(io, "%s.output", name), name);
+            {
+                rsm_buffer *used[] = {x, y, in, depthwise, out, wide, gated, halo};
+                for (size_t k = 0; k < sizeof used / sizeof *used; k++) rsm_buffer_free(used[k]);
+            }
+        }
+    }
+    tensors_close(weights);
+    tensors_close(io);
+}
+END_TEST
+
+START_TEST(convolutions)
+{
+    /* c_out relative to c_in by name: down C/2 then unshuffle, up 2C then shuffle, the others plain. */
+    static const struct { const char *name, *weight; } cases[] = {
+        {"down", "body.0.weight"}, {"up", "body.0.weight"}, {"patch_embed", "proj.weight"}, {"output_conv", "weight"}};
+    tensors *weights = tensors_open("ops"), *io = tensors_open("ops.io");
+
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_device *device = devices[d].device;
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            const char *name = cases[i].name;
+            const tensor *input = tensors_get(io, "%s.input", name), *output = tensors_get(io, "%s.output", name);
+            const tensor *weight = tensors_get(weights, "%s.%s", name, cases[i].weight);
+            size_t c_in = weight->shape[1], c_out = weight->shape[0], h = input->shape[1], w = input->shape[2], n = h * w;
+            rsm_buffer *x = upload(device, input->values, input->count), *k = upload(device, weight->values, weight->count);
+            rsm_buffer *product = empty(device, c_out * n), *y = empty(device, output->count), *scratch = empty(device, 9 * c_in * n);
+            OK(rsm_conv3x3(device, MAP(x, n), VECTOR_OF(k), MAP(product, n), VECTOR_OF(scratch), c_in, c_out, h, w, 0, h));
+            if (i == 0) OK(rsm_pixel_unshuffle(device, MAP(product, n), MAP(y, n / 4), c_out, h, w));
+            else if (i == 1) OK(rsm_pixel_shuffle(device, MAP(product, n), MAP(y, 4 * n), c_out / 4, h, w));
+            else OK(rsm_copy(device, MAP(product, n), MAP(y, n), c_out, n));
+            check_buffer(d, y, output, name);
+            rsm_buffer_free(x);
+            rsm_buffer_free(k);
+            rsm_buffer_free(product);
+            rsm_buffer_free(y);
+            rsm_buffer_free(scratch);
+        }
+    }
+    tensors_close(weights);
+    tensors_close(io);
+}
+END_TEST
+
+/* ---- Networks ----------------------------------------------------------------------------------------------- */
+
+static resmap_model *open_model(const char *name)
+{
+    char path[512];
+    resmap_model *model;
+
+    snprintf(path, sizeof path, "%s/tests/vectors/%s.safetensors", TOP_SRCDIR, name);
+    OK(rsm_model_open(&env, path, &model));
+    return model;
+}
+
+/* Encodes, decodes with every prompt, and compares what there is to compare. */
+static void check_network(int d, rsm_network *net, tensors *io, const char *suffix, const char *name)
+{
+    const tensor *input = tensors_get(io, "input%s", suffix);
+    size_t h = input->shape[0], w = input->shape[1], pooled_count = rsm_network_pooled_count(net);
+    float *slice = floats(input->values, input->count), *output = malloc(h * w * sizeof *output);
+    float *pooled = malloc(2 * pooled_count * sizeof *pooled);
+    rsm_view *view;
+
+    OK(rsm_view_create(net, h, w, &view));
+    ck_assert(!rsm_view_tiled(view));
+    if (tensors_has(io, "network%s", suffix)) {
+        const tensor *expected = tensors_get(io, "network%s", suffix), *prompts = tensors_get(io, "prompt");
+        for (size_t c = 0; c < expected->shape[0]; c++) {
+            float *prompt = floats(prompts->values + c * prompts->shape[1], prompts->shape[1]);
+            OK(rsm_view_encode(view, slice, pooled));
+            OK(rsm_network_set_prompt(net, prompt));
+            OK(rsm_view_decode(view, output));
+            CHECK_CLOSE(d, output, expected->values + c * h * w, h * w, "%s%s prompt %zu", name, suffix, c);
+            free(prompt);
+        }
+        /* The full view's pooled latent leads; the shrunken one's is checked through the cascade. */
+        expected = tensors_get(io, "pooled%s", suffix);
+        CHECK_CLOSE(d, pooled, expected->values, pooled_count, "%s%s pooled", name, suffix);
+        if (rsm_network_model(net)->config.classifier_views == 1) {
+            double logits[RESMAP_MAX_CLASSES];
+            float values[RESMAP_MAX_CLASSES];
+            expected = tensors_get(io, "logits%s", suffix);
+            rsm_network_classify(net, pooled, logits);
+            for (size_t c = 0; c < expected->count; c++) values[c] = (float)logits[c];
+            CHECK_CLOSE(d, values, expected->values, expected->count, "%s%s logits", name, suffix);
+        }
+    } else {
+        const tensor *expected = tensors_get(io, "output%s", suffix);
+        OK(rsm_view_encode(view, slice, NULL));
+        OK(rsm_view_decode(view, output));
+        CHECK_CLOSE(d, output, expected->values, h * w, "%s%s", name, suffix);
+    }
+    rsm_view_free(view);
+    free(slice);
+    free(output);
+    free(pooled);
+}
+
+static const char *const suffixes[] = {"", "_2", "_3", "_4"};
+
+START_TEST(networks)
+{
+    static const char *const names[] = {"restormer_biasfree", "restormer_withbias", "restormer_rgb",
+                                        "resmap_biasfree", "resmap_withbias", "resmap_views"};
+    const char *name = names[_i];
+    resmap_model *model = open_model(name);
+    char io_name[64];
+    tensors *io;
+
+    snprintf(io_name, sizeof io_name, "%s.io", name);
+    io = tensors_open(io_name);
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_network *net;
+        OK(rsm_network_create(devices[d].device, model, &net));
+        for (size_t s = 0; s < 4; s++)
+            if (tensors_has(io, "input%s", suffixes[s])) check_network(d, net, io, suffixes[s], name);
+        rsm_network_free(net);
+        ck_assert_msg(rsm_device_bytes(devices[d].device) == 0, "device memory leaks");
+    }
+    tensors_close(io);
+    rsm_model_free(model);
+}
+END_TEST
+
+/* Less and less memory: bands get narrower, the result stays; then independent tiles, which say so; then a plain error. */
+START_TEST(memory_limits)
+{
+    resmap_model *model = open_model("restormer_biasfree");
+    tensors *io = tensors_open("restormer_biasfree.io");
+    const tensor *input = tensors_get(io, "input"), *expected = tensors_get(io, "output");
+    size_t h = input->shape[0], w = input->shape[1];
+    float *slice = floats(input->values, input->count), *output = malloc(h * w * sizeof *output);
+
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_device *device = devices[d].device;
+        rsm_network *net;
+        rsm_view *view;
+        uint64_t limit;
+        size_t whole = 0, banded = 0, tiled = 0, least_rows = h;
+        resmap_status status = RESMAP_OK;
+        OK(rsm_network_create(device, model, &net));
+        OK(rsm_view_create(net, h, w, &view));
+        limit = rsm_device_bytes(device);
+        rsm_view_free(view);
+        for (; limit > 0; limit -= limit / 12 + 1) {
+            rsm_device_set_limit(device, limit);
+            status = rsm_view_create(net, h, w, &view);
+            if (status != RESMAP_OK) break;
+            ck_assert_uint_le(rsm_device_bytes(device), limit);
+            OK(rsm_view_encode(view, slice, NULL));
+            OK(rsm_view_decode(view, output));
+            if (rsm_view_tiled(view)) {
+                double error = relative_error(output, expected->values, h * w);
+                ck_assert_msg(error < 0.5, "tiles: error %g", error);
+                tiled++;
+            } else {
+                CHECK_CLOSE(d, output, expected->values, h * w, "bands of %zu rows", rsm_view_band_rows(view));
+                if (rsm_view_band_rows(view) == h) whole++;
+                else banded++;
+                if (rsm_view_band_rows(view) < least_rows) least_rows = rsm_view_band_rows(view);
+            }
+            rsm_view_free(view);
+        }
+        ck_assert_int_eq(status, RESMAP_NO_DEVICE_MEMORY);
+        ck_assert_uint_eq(least_rows, 2);
+        ck_assert_msg(whole > 0 && banded > 0 && tiled > 0, "%zu whole, %zu banded, %zu tiled", whole, banded, tiled);
+        rsm_device_set_limit(device, 0);
+        rsm_network_free(net);
+        ck_assert_uint_eq(rsm_device_bytes(device), 0);
+    }
+    free(slice);
+    free(output);
+    tensors_close(io);
+    rsm_model_free(model);
+}
+END_TEST
+
+/* An encoding that waited on the device or the host decodes to the very same bits; so does a second run. */
+START_TEST(encodings)
+{
+    resmap_model *model = open_model("resmap_biasfree");
+    tensors *io = tensors_open("resmap_biasfree.io");
+    const tensor *input = tensors_get(io, "input"), *prompts = tensors_get(io, "prompt");
+    size_t h = input->shape[0], w = input->shape[1], bytes = h * w * sizeof(float);
+    float *slice = floats(input->values, input->count), *prompt = floats(prompts->values, prompts->shape[1]);
+    float *other = calloc(h * w, sizeof *other), *first = malloc(bytes), *again = malloc(bytes);
+
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_network *net;
+        rsm_view *view;
+        OK(rsm_network_create(devices[d].device, model, &net));
+        OK(rsm_network_set_prompt(net, prompt));
+        OK(rsm_view_create(net, h, w, &view));
+        OK(rsm_view_encode(view, slice, NULL));
+        OK(rsm_view_decode(view, first));
+        OK(rsm_view_encode(view, slice, NULL));
+        OK(rsm_view_decode(view, again));
+        ck_assert_msg(memcmp(first, again, bytes) == 0, "two runs differ on device %s", devices[d].specification);
+        for (int on_host = 0; on_host < 2; on_host++) {
+            rsm_encoding kept = {NULL, NULL};
+            OK(rsm_view_encode(view, slice, NULL));
+            OK(rsm_view_save(view, on_host, &kept));
+            OK(rsm_view_encode(view, other, NULL));
+            OK(rsm_view_decode(view, again));
+            OK(rsm_view_load(view, &kept));
+            OK(rsm_view_decode(view, again));
+            /* The reference's doubles are rounded on their way to the host. */
+            if (d == 0 && on_host) {
+                for (size_t i = 0; i < h * w; i++) ck_assert_float_eq_tol(first[i], again[i], 1e-5f);
+            } else {
+                ck_assert_msg(memcmp(first, again, bytes) == 0, "kept encoding differs on device %s", devices[d].specification);
+            }
+            rsm_encoding_clear(&kept);
+        }
+        rsm_view_free(view);
+        rsm_network_free(net);
+    }
+    free(slice);
+    free(prompt);
+    free(other);
+    free(first);
+    free(again);
+    tensors_close(io);
+    rsm_model_free(model);
+}
+END_TEST
+
+/* ---- The cascade -------------------------------------------------------------------------------------------- */
+
+static void run_cascade(rsm_network *net, const tensor *input, const resmap_options *options, struct resmap_image **output,
+                        resmap_report **report)
+{
+    /* [slices,] H, W row-major is W fastest: axes W, H, slices. */
+    size_t dims = input->dims, shape[4] = {input->shape[dims - 1], input->shape[dims - 2], dims > 2 ? input->shape[0] : 1, 1};
+    float *data = floats(input->values, input->count);
+    struct resmap_image *image;
+
+    OK(rsm_image_create(&env, data, shape, NULL, &image));
+    OK(rsm_image_like(&env, image, output));
+    *report = calloc(1, sizeof **report);
+    OK(rsm_cascade_run(net, image, NULL, "input", options, 0, *output, *report));
+    resmap_image_free(image);
+    free(data);
+}
+
+START_TEST(cascades)
+{
+    static const struct { const char *name; int steps, by_slice, scale; const char *order; } runs[] = {
+        {"slice", 3, 1, 0, NULL}, {"volume", 3, 0, 0, NULL}, {"forced", -1, 0, 0, "bias,noise"},
+        {"scaled_volume", 2, 0, 1, NULL}, {"scaled_slice", 3, 1, 1, NULL}};
+    resmap_model *model = open_model("cascade");
+    tensors *io = tensors_open("cascade.io");
+
+    for (int d = 0; d < all_devices(); d++) {
+        const char *name = runs[_i].name;
+        const tensor *input = tensors_get(io, "%s.input", name), *expected = tensors_get(io, "%s.output", name);
+        const tensor *decisions = tensors_get(io, "%s.decisions", name);
+        size_t slices = input->shape[0];
+        struct resmap_image *output;
+        resmap_report *report;
+        resmap_options options;
+        rsm_network *net;
+        resmap_options_init(&options);
+        options.steps = runs[_i].steps;
+        options.decide_by_slice = runs[_i].by_slice;
+        options.no_scale = !runs[_i].scale;
+        options.order = runs[_i].order;
+        OK(rsm_network_create(devices[d].device, model, &net));
+        run_cascade(net, input, &options, &output, &report);
+        CHECK_CLOSE(d, output->data, expected->values, expected->count, "cascade %s", name);
+        for (size_t s = 0; s < slices; s++) {
+            const resmap_slice_report *slice = &report->volumes[0].slices[s];
+            int restored = 0;
+            for (size_t step = 0; step < decisions->shape[0]; step++) {
+                int class_index = (int)decisions->values[step * slices + s];
+                if (class_index < 0 || class_index == model->config.clean) continue;
+                ck_assert_int_lt(restored, slice->step_count);
+                ck_assert_int_eq(slice->steps[restored++], class_index);
+            }
+            ck_assert_int_eq(restored, slice->step_count);
+        }
+        ck_assert_int_eq(report->volumes[0].step_count, (int)decisions->shape[0]);
+        ck_assert_str_eq(report->plane, "axial");
+        resmap_report_free(report);
+        resmap_image_free(output);
+        rsm_network_free(net);
+        ck_assert_uint_eq(rsm_device_bytes(devices[d].device), 0);
+    }
+    tensors_close(io);
+    rsm_model_free(model);
+}
+END_TEST
+
+/* One forced step of each class: full resolution, and the field of the shrunken slice. */
+START_TEST(single_steps)
+{
+    resmap_model *model = open_model("resmap_views");
+    tensors *io = tensors_open("resmap_views.io");
+
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_network *net;
+        OK(rsm_network_create(devices[d].device, model, &net));
+        for (size_t k = 0; k < 3; k++) {
+            const tensor *input = tensors_get(io, "input%s", suffixes[k]), *expected = tensors_get(io, "output%s", suffixes[k]);
+            for (int c = 0; c < 3; c++) {
+                struct resmap_image *output;
+                resmap_report *report;
+                resmap_options options;
+                resmap_options_init(&options);
+                options.no_scale = 1;
+                options.order = model->config.classes[c];
+                run_cascade(net, input, &options, &output, &report);
+                CHECK_CLOSE(d, output->data, expected->values + (size_t)c * input->count, input->count, "step %s of input%s",
+                            options.order, suffixes[k]);
+                ck_assert_str_eq(report->volumes[0].stopped, "forced");
+                resmap_report_free(report);
+                resmap_image_free(output);
+            }
+        }
+        rsm_network_free(net);
+    }
+    tensors_close(io);
+    rsm_model_free(model);
+}
+END_TEST
+
+START_TEST(self_check)
+{
+    resmap_model *model = open_model("resmap_biasfree");
+
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_network *net;
+        double error = -1;
+        OK(rsm_network_create(devices[d].device, model, &net));
+        OK(rsm_self_check(net, &error));
+        ck_assert_msg(error >= 0 && error <= bound(d), "self-check error %g", error);
+        rsm_network_free(net);
+    }
+    rsm_model_free(model);
+}
+END_TEST
+
+/* Every size from 1 x 1 up that makes bands and levels odd runs and stays finite, and equals the reference. */
+START_TEST(small_slices)
+{
+    static const size_t sizes[][2] = {{1, 1}, {1, 9}, {9, 1}, {8, 8}, {17, 3}, {2, 33}};
+    resmap_model *model = open_model("restormer_withbias");
+
+    all_devices();
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        size_t h = sizes[k][0], w = sizes[k][1];
+        float *slice = malloc(h * w * sizeof *slice), *output = malloc(h * w * sizeof *output);
+        double *expected = malloc(h * w * sizeof *expected);
+        for (size_t i = 0; i < h * w; i++) slice[i] = (float)sin(1.7 * (double)i) * 0.5f + 0.5f;
+        for (int d = 0; d < device_count; d++) {
+            rsm_network *net;
+            rsm_view *view;
+            OK(rsm_network_create(devices[d].device, model, &net));
+            OK(rsm_view_create(net, h, w, &view));
+            OK(rsm_view_encode(view, slice, NULL));
+            OK(rsm_view_decode(view, output));
+            if (d == 0)
+                for (size_t i = 0; i < h * w; i++) expected[i] = (double)output[i];
+            CHECK_CLOSE(d, output, expected, h * w, "%zux%zu", h, w);
+            rsm_view_free(view);
+            rsm_network_free(net);
+        }
+        free(slice);
+        free(output);
+        free(expected);
+    }
+    rsm_model_free(model);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("network");
+    TCase *tests = tcase_create("vectors");
+    SRunner *runner;
+    int failed;
+
+    tcase_set_timeout(tests, 0);
+    tcase_add_test(tests, layer_norms);
+    tcase_add_test(tests, attention);
+    tcase_add_test(tests, feed_forward);
+    tcase_add_test(tests, convolutions);
+    tcase_add_loop_test(tests, networks, 0, 6);
+    tcase_add_test(tests, memory_limits);
+    tcase_add_test(tests, encodings);
+    tcase_add_loop_test(tests, cascades, 0, 5);
+    tcase_add_test(tests, single_steps);
+    tcase_add_test(tests, self_check);
+    tcase_add_test(tests, small_slices);
+    suite_add_tcase(suite, tests);
+    runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);   /* OpenCL does not survive fork */
+    srunner_run_all(runner, CK_NORMAL);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    test_devices_close();
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
