@@ -14,7 +14,7 @@ struct resmap_image {
     int dims;                    /* axes of the file (2, 3 or 4; trailing ones kept), for writing */
     double voxel_to_world[12];
     double voxel_mm[3];          /* edges, > 0 */
-    void *header;                /* nifti_image without data: geometry to be written back; NULL for created images */
+    struct rsm_nifti *header;    /* of the file read, to be written back (nifti.c); NULL for created images */
 };
 
 resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image **image);

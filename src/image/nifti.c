@@ -1,12 +1,11 @@
 /* NIfTI files in and out; the only file that knows nifticlib.
  *
- * nifticlib converts headers (geometry, units, versions) both ways, but never sees a file: a header that lies makes
- * it read out of bounds, and it replaces NaN by 0. So every byte is read here through zlib, the header is checked
- * here first, and only then handed over. */
+ * nifticlib gives the header's definitions, byte swapping and the qform's matrix, but never sees a file: a header that lies
+ * makes it read out of bounds, it replaces NaN by 0, and it prints. So every byte is read here through zlib and the header
+ * checked here; what is written is the header that was read, with only the voxels' type changed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -19,14 +18,6 @@
 
 #define CHUNK ((size_t)1 << 20)  /* bytes read or written between two looks at cancelling; a multiple of 8 */
 #define DEFLATE_MOST 1032        /* deflate cannot expand more than this */
-
-static pthread_once_t quiet_once = PTHREAD_ONCE_INIT;
-
-/* nifticlib prints to stderr unless told otherwise; the switch is global. */
-static void quiet(void)
-{
-    nifti_set_debug_level(0);
-}
 
 /* ---- Voxel types ---- */
 
@@ -176,6 +167,21 @@ typedef union any_header {
     nifti_2_header n2;
 } any_header;
 
+static const char magic2[8] = {'n', '+', '2', 0, '\r', '\n', 032, '\n'};
+
+/* What an image keeps of its file, to be written back. */
+struct rsm_nifti {
+    int version;
+    any_header raw;              /* native byte order */
+    unsigned char *extensions;   /* the records as they follow the header, their two numbers in native byte order */
+    size_t extension_bytes;
+};
+
+static size_t header_bytes(int version)
+{
+    return version == 1 ? sizeof(nifti_1_header) : sizeof(nifti_2_header);
+}
+
 #define COPY_FACTS(h)                                                                                   \
     do {                                                                                                \
         for (int i = 0; i < 8; i++) {                                                                   \
@@ -225,7 +231,6 @@ static resmap_status header_read(source *in, any_header *header, facts *f)
         RSM_TRY(source_read(in, header->bytes + got, sizeof(nifti_2_header) - got, "header"));
     f->version = size == sizeof(nifti_1_header) ? 1 : 2;
 
-    static const char single2[8] = {'n', '+', '2', 0, '\r', '\n', 032, '\n'};
     const char *magic = f->version == 1 ? header->n1.magic : header->n2.magic;
     if (magic[0] == 'n' && magic[1] == 'i' && magic[2] == (f->version == 1 ? '1' : '2'))
         return rsm_fail(in->env, RESMAP_BAD_FILE,
@@ -233,7 +238,7 @@ static resmap_status header_read(source *in, any_header *header, facts *f)
                         in->path);
     if (f->version == 1 && memcmp(magic, "n+1", 4) != 0)
         return rsm_fail(in->env, RESMAP_BAD_FILE, "%s: not a NIfTI file (ANALYZE 7.5 is not supported)", in->path);
-    if (f->version == 2 && memcmp(magic, single2, 8) != 0)
+    if (f->version == 2 && memcmp(magic, magic2, sizeof magic2) != 0)
         return rsm_fail(in->env, RESMAP_BAD_FILE, "%s: not a NIfTI file (bad magic)", in->path);
 
     if (f->swapped) swap_nifti_header(header->bytes, f->version);
@@ -271,7 +276,7 @@ static resmap_status header_check(source *in, facts *f, int compressed)
     if (f->bitpix != (int)(8 * f->type->bytes))
         BAD("%s: header claims %d bits a voxel for %s data", in->path, f->bitpix, f->type->name);
 
-    double first = f->version == 1 ? sizeof(nifti_1_header) + 4 : sizeof(nifti_2_header) + 4;
+    double first = (double)header_bytes(f->version) + 4;
     /* within the file, or within what a gzip file of this size can hold; 2^62 guards the sums below */
     double most = compressed ? (double)in->file_bytes * DEFLATE_MOST + (double)CHUNK : (double)in->file_bytes;
     if (!(f->vox_offset >= first && f->vox_offset <= most) || most > 4e18)
@@ -313,33 +318,52 @@ static resmap_status measure_voxel(rsm_env *env, resmap_status failure, const ch
     return RESMAP_OK;
 }
 
+/* sform before qform before voxel sizes, as NIfTI has it; in mm. */
+static void find_matrix(const facts *f, int xyzt_units, double matrix[12])
+{
+    double edge[3];
+    for (int a = 0; a < 3; a++) edge[a] = f->pixdim[a + 1] != 0 ? fabs(f->pixdim[a + 1]) : 1;
+    if (f->sform_code > 0) {
+        memcpy(matrix, f->sform, sizeof f->sform);
+    } else if (f->qform_code > 0) {
+        const double *q = f->qform;
+        nifti_dmat44 m = nifti_quatern_to_dmat44(q[0], q[1], q[2], q[3], q[4], q[5], edge[0], edge[1], edge[2],
+                                                 f->pixdim[0] < 0 ? -1 : 1);
+        for (int i = 0; i < 12; i++) matrix[i] = m.m[i / 4][i % 4];
+    } else {
+        for (int i = 0; i < 12; i++) matrix[i] = i % 5 == 0 ? edge[i / 4] : 0;
+    }
+    int units = XYZT_TO_SPACE(xyzt_units);
+    double mm = units == NIFTI_UNITS_METER ? 1e3 : units == NIFTI_UNITS_MICRON ? 1e-3 : 1;
+    for (int i = 0; i < 12; i++) matrix[i] *= mm;
+}
+
 /* Extensions follow the header up to vox_offset. One whose size lies ends the list: the voxels are unharmed. */
-static resmap_status read_extensions(source *in, const facts *f, nifti_image *header, uint64_t *position)
+static resmap_status read_extensions(source *in, const facts *f, struct rsm_nifti *header, uint64_t *position)
 {
     unsigned char extender[4];
     RSM_TRY(source_read(in, extender, 4, "header"));
     *position += 4;
     uint64_t end = (uint64_t)f->vox_offset;
     while (extender[0] != 0 && end - *position >= 16) {
-        int32_t head[2];
+        int32_t head[2];         /* bytes of the record, this head included; meaning */
         RSM_TRY(source_read(in, head, sizeof head, "header extension"));
         *position += sizeof head;
         if (f->swapped) swap_bytes((unsigned char *)head, 2, 4);
-        if (head[0] < 16 || head[0] % 16 != 0 || (uint64_t)head[0] - 8 > end - *position) {
+        if (head[0] < 16 || head[0] % 16 != 0 || (uint64_t)head[0] - sizeof head > end - *position) {
             rsm_log(in->env, RESMAP_LOG_WARNING, "%s: damaged header extension dropped", in->path);
             break;
         }
-        size_t size = (size_t)head[0] - 8;
-        char *data = malloc(size);
-        if (!data) return rsm_no_memory(in->env, size);
-        resmap_status status = RESMAP_OK;
-        for (size_t at = 0; at < size && status == RESMAP_OK; at += CHUNK)
-            status = source_read(in, data + at, size - at < CHUNK ? size - at : CHUNK, "header extension");
-        if (status == RESMAP_OK && nifti_add_extension(header, data, (int)size, head[1]) != 0)
-            status = rsm_no_memory(in->env, size);
-        free(data);
-        RSM_TRY(status);
-        *position += size;
+        size_t size = (size_t)head[0];
+        unsigned char *grown = realloc(header->extensions, header->extension_bytes + size);
+        if (!grown) return rsm_no_memory(in->env, header->extension_bytes + size);
+        header->extensions = grown;
+        unsigned char *record = grown + header->extension_bytes;
+        memcpy(record, head, sizeof head);
+        for (size_t at = sizeof head; at < size; at += CHUNK)
+            RSM_TRY(source_read(in, record + at, size - at < CHUNK ? size - at : CHUNK, "header extension"));
+        header->extension_bytes += size;
+        *position += size - sizeof head;
     }
     return RESMAP_OK;
 }
@@ -373,45 +397,28 @@ static resmap_status read_voxels(source *in, const facts *f, unsigned char *buff
 resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image **result)
 {
     source in = {0};
-    any_header raw;
     facts f;
     struct resmap_image *image = NULL;
+    struct rsm_nifti *header;
     unsigned char *buffer = NULL;
-    nifti_image *header;
-    uint64_t position;
     resmap_status status = RESMAP_OK;
 
-    pthread_once(&quiet_once, quiet);
     RSM_CHECK(source_open(env, path, &in));
-    RSM_CHECK(header_read(&in, &raw, &f));
+    image = calloc(1, sizeof *image);
+    buffer = malloc(CHUNK);
+    if (!image || !buffer || !(header = image->header = calloc(1, sizeof *header))) RSM_CHECK(rsm_no_memory(env, CHUNK));
+    RSM_CHECK(header_read(&in, &header->raw, &f));
+    header->version = f.version;
     int compressed = !gzdirect(in.gz);
     RSM_CHECK(header_check(&in, &f, compressed));
 
-    image = calloc(1, sizeof *image);
-    buffer = malloc(CHUNK);
-    if (!image || !buffer) RSM_CHECK(rsm_no_memory(env, CHUNK));
-
-    /* NIfTI edges are lengths; nifticlib takes a negative one for 1 mm. */
-    for (int i = 1; i < 4; i++) {
-        if (f.version == 1) raw.n1.pixdim[i] = fabsf(raw.n1.pixdim[i]);
-        else raw.n2.pixdim[i] = fabs(raw.n2.pixdim[i]);
-    }
-    /* without a file name: nifticlib would refuse those without .nii */
-    header = f.version == 1 ? nifti_convert_n1hdr2nim(raw.n1, NULL) : nifti_convert_n2hdr2nim(raw.n2, NULL);
-    if (!header) RSM_CHECK(rsm_fail(env, RESMAP_BAD_FILE, "%s: nifticlib refuses the header", path));
-    image->header = header;
-
-    nifti_dmat44 m = header->sform_code > 0 ? header->sto_xyz : header->qto_xyz;
-    double mm = header->xyz_units == NIFTI_UNITS_METER ? 1e3 : header->xyz_units == NIFTI_UNITS_MICRON ? 1e-3 : 1;
-    for (int i = 0; i < 12; i++) image->voxel_to_world[i] = mm * m.m[i / 4][i % 4];
-    if (!all_finite(image->voxel_to_world, 12))
-        RSM_CHECK(rsm_fail(env, RESMAP_BAD_FILE, "%s: voxel-to-world matrix is not finite", path));
     for (int i = 0; i < 4; i++) image->shape[i] = i < f.dim[0] ? (size_t)f.dim[i + 1] : 1;
     for (int i = 5; i <= f.dim[0]; i++) image->shape[3] *= (size_t)f.dim[i];
     image->dims = f.dim[0] < 2 ? 2 : f.dim[0] > 4 ? 4 : (int)f.dim[0];
+    find_matrix(&f, f.version == 1 ? header->raw.n1.xyzt_units : header->raw.n2.xyzt_units, image->voxel_to_world);
     RSM_CHECK(measure_voxel(env, RESMAP_BAD_FILE, path, image));
 
-    position = f.version == 1 ? sizeof(nifti_1_header) : sizeof(nifti_2_header);
+    uint64_t position = header_bytes(f.version);
     RSM_CHECK(read_extensions(&in, &f, header, &position));
     RSM_CHECK(skip_to(&in, position, (uint64_t)f.vox_offset, buffer));
     size_t bytes = rsm_bytes((size_t)f.voxels, sizeof(float));
@@ -476,78 +483,73 @@ resmap_status rsm_image_check_name(rsm_env *env, const char *path)
     return rsm_fail(env, RESMAP_IO, "%s: the name of an image written must end in .nii or .nii.gz", path);
 }
 
-/* A header for an image that was not read from a file. */
-static void header_of_created(const struct resmap_image *image, nifti_image *header)
+/* The header of an image that was not read from a file; `raw` is zero. */
+static int header_of_created(const struct resmap_image *image, any_header *raw)
 {
-    header->ndim = header->dim[0] = image->dims;
-    for (int i = 1; i < 8; i++) {
-        header->dim[i] = i <= 4 ? (int64_t)image->shape[i - 1] : 1;
-        header->pixdim[i] = i <= 3 ? image->voxel_mm[i - 1] : 1;
-    }
-    header->nx = header->dim[1];
-    header->ny = header->dim[2];
-    header->nz = header->dim[3];
-    header->nt = header->dim[4];
-    header->nu = header->nv = header->nw = 1;
-    header->dx = header->pixdim[1];
-    header->dy = header->pixdim[2];
-    header->dz = header->pixdim[3];
-    header->dt = header->du = header->dv = header->dw = 1;
-    header->xyz_units = NIFTI_UNITS_MM;
-    header->sform_code = NIFTI_XFORM_ALIGNED_ANAT;
-    for (int i = 0; i < 16; i++) header->sto_xyz.m[i / 4][i % 4] = i < 12 ? image->voxel_to_world[i] : i == 15;
-    header->nifti_type = NIFTI_FTYPE_NIFTI1_1;
+    int version = 1;
     for (int i = 0; i < 4; i++)
-        if (image->shape[i] > INT16_MAX) header->nifti_type = NIFTI_FTYPE_NIFTI2_1;
-}
-
-/* The header to be written: the one read, told that its voxels are float32 in real units. */
-static resmap_status header_to_write(rsm_env *env, const struct resmap_image *image, nifti_image **result)
-{
-    nifti_image *header = image->header ? nifti_copy_nim_info(image->header) : nifti_simple_init_nim();
-    if (!header) return rsm_no_memory(env, sizeof *header);
-    if (!image->header) header_of_created(image, header);
-    header->datatype = NIFTI_TYPE_FLOAT32;
-    header->nbyper = 4;
-    header->swapsize = 4;
-    header->nvox = 1;
-    for (int i = 1; i <= header->dim[0]; i++) header->nvox *= header->dim[i];
-    header->scl_slope = 1;
-    header->scl_inter = 0;
-    if (header->dim[0] <= 4) {   /* what a fifth axis means is said there; else it told of labels or statistics */
-        header->intent_code = NIFTI_INTENT_NONE;
-        header->intent_p1 = header->intent_p2 = header->intent_p3 = 0;
-        memset(header->intent_name, 0, sizeof header->intent_name);
+        if (image->shape[i] > INT16_MAX) version = 2;
+#define FILL(h, real, integer)                                                                          \
+    do {                                                                                                \
+        (h)->sizeof_hdr = (int)header_bytes(version);                                                   \
+        (h)->dim[0] = (integer)image->dims;                                                             \
+        for (int i = 1; i < 8; i++) (h)->dim[i] = i <= 4 ? (integer)image->shape[i - 1] : 1;            \
+        (h)->pixdim[0] = 1;                                                                             \
+        for (int i = 1; i < 8; i++) (h)->pixdim[i] = i <= 3 ? (real)image->voxel_mm[i - 1] : 1;         \
+        (h)->xyzt_units = NIFTI_UNITS_MM;                                                               \
+        (h)->sform_code = NIFTI_XFORM_ALIGNED_ANAT;                                                     \
+        for (int i = 0; i < 4; i++) {                                                                   \
+            (h)->srow_x[i] = (real)image->voxel_to_world[i];                                            \
+            (h)->srow_y[i] = (real)image->voxel_to_world[4 + i];                                        \
+            (h)->srow_z[i] = (real)image->voxel_to_world[8 + i];                                        \
+        }                                                                                               \
+    } while (0)
+    if (version == 1) {
+        memcpy(raw->n1.magic, "n+1", 4);
+        FILL(&raw->n1, float, int16_t);
+    } else {
+        memcpy(raw->n2.magic, magic2, sizeof magic2);
+        FILL(&raw->n2, double, int64_t);
     }
-    *result = header;
-    return RESMAP_OK;
+#undef FILL
+    return version;
 }
 
-static resmap_status write_header(sink *out, nifti_image *header)
+/* The header read, told that float32 in real units follows. An intent spoke of labels or statistics, except in files with a
+ * fifth axis, whose meaning it is. */
+#define TELL_FLOAT(h)                                                                                   \
+    do {                                                                                                \
+        (h)->datatype = NIFTI_TYPE_FLOAT32;                                                             \
+        (h)->bitpix = 32;                                                                               \
+        (h)->scl_slope = 1;                                                                             \
+        (h)->scl_inter = 0;                                                                             \
+        (h)->vox_offset = first;                                                                        \
+        if ((h)->dim[0] > 4) break;                                                                     \
+        (h)->intent_code = NIFTI_INTENT_NONE;                                                           \
+        (h)->intent_p1 = (h)->intent_p2 = (h)->intent_p3 = 0;                                           \
+        memset((h)->intent_name, 0, sizeof (h)->intent_name);                                           \
+    } while (0)
+
+static resmap_status write_header(sink *out, const struct resmap_image *image)
 {
+    const struct rsm_nifti *from = image->header;
     any_header raw;
-    int version = header->nifti_type == NIFTI_FTYPE_NIFTI2_1 ? 2 : 1;
-    nifti_set_iname_offset(header, version);
-    int bad = version == 1 ? nifti_convert_nim2n1hdr(header, &raw.n1) : nifti_convert_nim2n2hdr(header, &raw.n2);
-    if (bad) return rsm_fail(out->env, RESMAP_INTERNAL, "%s: nifticlib refuses the header to write", out->path);
-    RSM_TRY(sink_write(out, raw.bytes, version == 1 ? sizeof raw.n1 : sizeof raw.n2, Z_NO_FLUSH));
-    unsigned char extender[4] = {header->num_ext > 0, 0, 0, 0};
+    memset(&raw, 0, sizeof raw);
+    if (from) raw = from->raw;
+    int version = from ? from->version : header_of_created(image, &raw);
+    size_t extensions = from ? from->extension_bytes : 0, first = header_bytes(version) + 4 + extensions;
+    if (version == 1) TELL_FLOAT(&raw.n1);
+    else TELL_FLOAT(&raw.n2);
+    unsigned char extender[4] = {extensions > 0, 0, 0, 0};
+    RSM_TRY(sink_write(out, raw.bytes, header_bytes(version), Z_NO_FLUSH));
     RSM_TRY(sink_write(out, extender, 4, Z_NO_FLUSH));
-    for (int i = 0; i < header->num_ext; i++) {
-        const nifti1_extension *e = &header->ext_list[i];
-        int32_t head[2] = {e->esize, e->ecode};
-        RSM_TRY(sink_write(out, head, sizeof head, Z_NO_FLUSH));
-        RSM_TRY(sink_write(out, e->edata, (size_t)e->esize - 8, Z_NO_FLUSH));
-    }
-    return RESMAP_OK;
+    return extensions ? sink_write(out, from->extensions, extensions, Z_NO_FLUSH) : RESMAP_OK;
 }
 
 resmap_status rsm_image_write_stream(rsm_env *env, const struct resmap_image *image, const char *path, FILE *stream)
 {
-    pthread_once(&quiet_once, quiet);
     RSM_TRY(rsm_image_check_name(env, path));
     resmap_status status = RESMAP_OK;
-    nifti_image *header = NULL;
     sink *out = calloc(1, sizeof *out);
     if (!out) return rsm_no_memory(env, sizeof *out);
     out->env = env;
@@ -559,8 +561,7 @@ resmap_status rsm_image_write_stream(rsm_env *env, const struct resmap_image *im
             RSM_CHECK(rsm_no_memory(env, (size_t)1 << 18));
         out->compress = 1;
     }
-    RSM_CHECK(header_to_write(env, image, &header));
-    RSM_CHECK(write_header(out, header));
+    RSM_CHECK(write_header(out, image));
     size_t total = image->shape[0] * image->shape[1] * image->shape[2] * image->shape[3];
     for (size_t done = 0; done < total;) {
         size_t n = total - done < CHUNK / sizeof(float) ? total - done : CHUNK / sizeof(float);
@@ -572,7 +573,6 @@ resmap_status rsm_image_write_stream(rsm_env *env, const struct resmap_image *im
     if (fflush(stream) != 0) status = sink_fail(out);
 done:
     if (out->compress) deflateEnd(&out->z);
-    nifti_image_free(header);
     free(out);
     return status;
 }
@@ -609,6 +609,21 @@ resmap_status rsm_image_create(rsm_env *env, const float *data, const size_t sha
     return RESMAP_OK;
 }
 
+static struct rsm_nifti *header_copy(const struct rsm_nifti *from)
+{
+    struct rsm_nifti *copy = malloc(sizeof *copy);
+    if (!copy) return NULL;
+    *copy = *from;
+    if (!from->extensions) return copy;
+    copy->extensions = malloc(from->extension_bytes);
+    if (!copy->extensions) {
+        free(copy);
+        return NULL;
+    }
+    memcpy(copy->extensions, from->extensions, from->extension_bytes);
+    return copy;
+}
+
 resmap_status rsm_image_like(rsm_env *env, const struct resmap_image *like, struct resmap_image **result)
 {
     size_t bytes = like->shape[0] * like->shape[1] * like->shape[2] * like->shape[3] * sizeof(float);
@@ -616,8 +631,8 @@ resmap_status rsm_image_like(rsm_env *env, const struct resmap_image *like, stru
     if (!image) return rsm_no_memory(env, sizeof *image);
     *image = *like;
     image->data = malloc(bytes);
-    image->header = like->header ? nifti_copy_nim_info(like->header) : NULL;
-    if (!image->data || (like->header && !image->header)) {
+    image->header = NULL;
+    if (!image->data || (like->header && !(image->header = header_copy(like->header)))) {
         resmap_image_free(image);
         return rsm_no_memory(env, bytes);
     }
@@ -638,7 +653,8 @@ void resmap_image_free(resmap_image *image)
 {
     if (!image) return;
     free(image->data);
-    nifti_image_free(image->header);
+    if (image->header) free(image->header->extensions);
+    free(image->header);
     free(image);
 }
 

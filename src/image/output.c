@@ -92,24 +92,28 @@ static char *name_beside(const char *target, unsigned attempt)
     return rsm_format("%.*s.%.230s.resmap-%s", (int)(name - target), target, name, tail);
 }
 
-resmap_status rsm_outputs_add(rsm_outputs *outputs, const char *path, FILE **stream)
+/* Removes what was made and not renamed. */
+static void staged_clear(staged *file)
+{
+    if (file->stream) fclose(file->stream);
+    if (file->temporary) unlink(file->temporary);
+    if (file->backup) unlink(file->backup);
+    free(file->temporary);
+    free(file->backup);
+    free(file->target);
+    free(file->path);
+}
+
+static resmap_status stage(const rsm_outputs *outputs, const char *path, staged *file)
 {
     rsm_env *env = outputs->env;
-    size_t bytes = (outputs->count + 1) * sizeof *outputs->files;
-    staged *files = realloc(outputs->files, bytes);
-    if (!files) return rsm_no_memory(env, bytes);
-    outputs->files = files;
-    staged *file = &files[outputs->count];
-    memset(file, 0, sizeof *file);
-    outputs->count++;            /* from here on rsm_outputs_free cleans up */
-
     if (!(file->path = rsm_strdup(path))) return rsm_no_memory(env, strlen(path));
-    if (!(file->target = resolve(path))) return rsm_fail(env, RESMAP_IO, "%s: %s", path, strerror(errno));
-    for (size_t i = 0; i + 1 < outputs->count; i++)
-        if (files[i].target && strcmp(files[i].target, file->target) == 0)
+    if (!(file->target = resolve(path))) return rsm_fail(env, RESMAP_IO, "%s: cannot write here: %s", path, strerror(errno));
+    for (size_t i = 0; i < outputs->count; i++)
+        if (strcmp(outputs->files[i].target, file->target) == 0)
             return rsm_fail(env, RESMAP_IO, "%s: two outputs have the same name", path);
     RSM_TRY(check_target(outputs, file));
-    for (unsigned attempt = 0; attempt < 100 && !file->stream; attempt++) {
+    for (unsigned attempt = 0; attempt < 100; attempt++) {
         char *name = name_beside(file->target, attempt);
         if (!name) return rsm_no_memory(env, strlen(file->target));
         int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -121,13 +125,27 @@ resmap_status rsm_outputs_add(rsm_outputs *outputs, const char *path, FILE **str
         }
         file->temporary = name;
         file->stream = fdopen(fd, "wb");
-        if (!file->stream) {
-            close(fd);
-            return rsm_no_memory(env, BUFSIZ);
-        }
+        if (file->stream) return RESMAP_OK;
+        close(fd);
+        return rsm_no_memory(env, BUFSIZ);
     }
-    if (!file->stream) return rsm_fail(env, RESMAP_IO, "%s: no free temporary name beside it", path);
-    *stream = file->stream;
+    return rsm_fail(env, RESMAP_IO, "%s: no free temporary name beside it", path);
+}
+
+resmap_status rsm_outputs_add(rsm_outputs *outputs, const char *path, FILE **stream)
+{
+    size_t bytes = (outputs->count + 1) * sizeof *outputs->files;
+    staged *files = realloc(outputs->files, bytes);
+    if (!files) return rsm_no_memory(outputs->env, bytes);
+    outputs->files = files;
+    staged file = {0};
+    resmap_status status = stage(outputs, path, &file);
+    if (status != RESMAP_OK) {
+        staged_clear(&file);
+        return status;
+    }
+    files[outputs->count++] = file;
+    *stream = file.stream;
     return RESMAP_OK;
 }
 
@@ -192,16 +210,7 @@ resmap_status rsm_outputs_commit(rsm_outputs *outputs)
 void rsm_outputs_free(rsm_outputs *outputs)
 {
     if (!outputs) return;
-    for (size_t i = 0; i < outputs->count; i++) {
-        staged *file = &outputs->files[i];
-        if (file->stream) fclose(file->stream);
-        if (file->temporary) unlink(file->temporary);
-        if (file->backup) unlink(file->backup);
-        free(file->temporary);
-        free(file->backup);
-        free(file->target);
-        free(file->path);
-    }
+    for (size_t i = 0; i < outputs->count; i++) staged_clear(&outputs->files[i]);
     free(outputs->files);
     free(outputs);
 }
