@@ -187,6 +187,26 @@ void resmap_model_free(resmap_model *model)
     rsm_model_free(model);
 }
 
+const char *resmap_model_name(const resmap_model *model)
+{
+    return model->name;
+}
+
+const char *resmap_model_sha256(const resmap_model *model)
+{
+    return model->file.sha256;
+}
+
+size_t resmap_model_class_count(const resmap_model *model)
+{
+    return model->config.class_count;
+}
+
+const char *resmap_model_class(const resmap_model *model, size_t index)
+{
+    return index < model->config.class_count ? model->config.classes[index] : NULL;
+}
+
 resmap_status resmap_model_describe(resmap_context *context, const resmap_model *model, int json, char **text)
 {
     return rsm_model_describe(&context->env, model, json, text);
