@@ -1,0 +1,61 @@
+"""A checkpoint's averaged weights and the prompts -> a weights file (weights/FORMAT.md), the same bytes every time.
+
+    export.py --checkpoint last.pt --prompts features.npz --name resmap-s --out weights/resmap-s.safetensors
+"""
+import argparse
+import hashlib
+import json
+import os
+import struct
+
+import numpy as np
+import torch
+
+DTYPES = {"float16": "F16", "float32": "F32", "int32": "I32"}
+
+
+def write_safetensors(path, tensors, metadata):
+    """Tensors in order of name, header padded to 8 bytes: nothing depends on the writer's mood."""
+    header, at = {"__metadata__": metadata}, 0
+    for name in sorted(tensors):
+        t = tensors[name]
+        header[name] = {"dtype": DTYPES[str(t.dtype)], "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
+        at += t.nbytes
+    h = json.dumps(header, separators=(",", ":")).encode()
+    h += b" " * (-len(h) % 8)
+    tmp = path + ".tmp"
+    with open(tmp, "wb") as f:
+        f.write(struct.pack("<Q", len(h)) + h)
+        for name in sorted(tensors):
+            f.write(np.ascontiguousarray(tensors[name]).tobytes())
+    os.replace(tmp, path)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--checkpoint", required=True)
+    p.add_argument("--prompts", required=True)
+    p.add_argument("--out", required=True)
+    p.add_argument("--name", default="resmap-s")
+    p.add_argument("--raw", action="store_true", help="the last weights instead of their average")
+    a = p.parse_args()
+    s = torch.load(a.checkpoint, weights_only=True)
+    z = np.load(a.prompts)
+    tensors = {k: v.numpy().astype(np.float16) for k, v in s["net" if a.raw else "ema"].items()}
+    for k, v in tensors.items():
+        if not np.isfinite(v).all():
+            raise SystemExit("%s does not fit in F16" % k)
+    tensors["prompts.features"] = z["features"].astype(np.float16)
+    tensors["prompts.class"] = z["class"].astype(np.int32)
+    config = dict(json.loads(s["config"]), name=a.name)
+    config["training"] = {"data": "train split of the project's data set (see the data sheet %s.md)" % a.name,
+                          "steps": s["step"], "minutes": round(s["spent"] / 60, 1), "megapixels": round(s["pixels"] / 1e6),
+                          "loss": "L1 + 0.02 cross entropy", "optimizer": "Adam, peak 1e-3, cosine; weights averaged",
+                          "precision": "bfloat16 autocast", "parameters": sum(int(v.numel()) for v in s["ema"].values())}
+    write_safetensors(a.out, tensors, {"resmap.config": json.dumps(config, sort_keys=True)})
+    data = open(a.out, "rb").read()
+    print("%s: %d bytes, sha256 %s, %d steps" % (a.out, len(data), hashlib.sha256(data).hexdigest(), s["step"]))
+
+
+if __name__ == "__main__":
+    main()
