@@ -40,7 +40,7 @@ static resmap_status one(const walk *w, const char *prefix, const char *name, si
 static resmap_status norm(const walk *w, const rsm_config *config, const char *prefix, const char *name,
                           size_t channels)
 {
-    char body[128];
+    char body[96];
 
     snprintf(body, sizeof body, "%s%s.body.", prefix, name);
     RSM_TRY(one(w, body, "weight", 1, channels, 1, 1, 1));

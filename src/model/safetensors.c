@@ -125,7 +125,7 @@ static resmap_status read_header(rsm_env *env, const char *name, const json_t *h
 
     json_object_foreach((json_t *)header, key, value)
     {
-        size_t begin, end;
+        size_t begin = 0, end = 0;
         rsm_tensor *tensor = &file->tensors[file->tensor_count];
 
         if (strcmp(key, "__metadata__") == 0) {
