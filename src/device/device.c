@@ -191,6 +191,7 @@ void rsm_device_close(rsm_device *device)
 {
     if (!device) return;
     if (device->queue) clFinish(device->queue);
+    rsm_fft_close(device);
     rsm_clblast_close(device);
     rsm_programs_free(device->programs);
     if (device->queue) clReleaseCommandQueue(device->queue);

@@ -76,7 +76,25 @@ int rsm_clblast_version(void);
 
 /* ---- fft.c, clfft.c ---- */
 
-typedef struct rsm_fft_state rsm_fft_state;
+typedef struct rsm_clfft rsm_clfft;
+/* Whether clFFT has this length: products of 2, 3, 5, 7, 11, 13. */
+int rsm_clfft_supports(size_t length);
+resmap_status rsm_clfft_create(rsm_device *device, size_t length, size_t batch, rsm_clfft **plan);
+void rsm_clfft_free(rsm_clfft *plan);
+/* Bytes of work space for a run; 0: none. */
+size_t rsm_clfft_work_bytes(const rsm_clfft *plan);
+/* Transforms the rows of `from` into `to`. work: a buffer of work_bytes, or NULL when 0. */
+resmap_status rsm_clfft_run(rsm_device *device, rsm_clfft *plan, rsm_buffer *from, rsm_buffer *to, rsm_buffer *work);
+
+/* What is kept for `pencils` transforms of n numbers, `batch` at a time. */
+typedef struct rsm_fft_entry {
+    size_t n, pencils;
+    size_t m, batch;             /* m: the length of the rows, n itself or Bluestein's */
+    rsm_clfft *plan;             /* NULL: clFFT does not work here */
+    rsm_buffer *chirp, *spectrum;   /* Bluestein's, m > n, else NULL */
+    struct rsm_fft_entry *next;
+} rsm_fft_entry;
+
 void rsm_fft_close(rsm_device *device);
 
 /* ---- device.c ---- */
@@ -97,7 +115,7 @@ struct rsm_device {
     rsm_gemm_kind gemm;
     int gemm_vector;             /* floats a register holds */
     int clblast_used;
-    rsm_fft_state *fft;
+    rsm_fft_entry *ffts;         /* plans, the one used last first */
 };
 
 struct rsm_buffer {
