@@ -17,6 +17,7 @@ struct tensors {
     size_t count;
     char *names[MOST];
     tensor items[MOST];
+    json_t *metadata;
 };
 
 static double element(const unsigned char *at, const char *type)
@@ -24,9 +25,11 @@ static double element(const unsigned char *at, const char *type)
     float f;
     double d;
     int32_t i;
+    int64_t l;
 
     if (strcmp(type, "F32") == 0) return memcpy(&f, at, sizeof f), (double)f;
     if (strcmp(type, "F64") == 0) return memcpy(&d, at, sizeof d), d;
+    if (strcmp(type, "I64") == 0) return memcpy(&l, at, sizeof l), (double)l;
     ck_assert_str_eq(type, "I32");
     return memcpy(&i, at, sizeof i), (double)i;
 }
@@ -66,10 +69,11 @@ tensors *tensors_open(const char *name)
         t->count = 1;
         for (size_t d = 0; d < t->dims; d++) t->count *= t->shape[d] = (size_t)json_integer_value(json_array_get(shape, d));
         t->values = malloc((t->count + 1) * sizeof *t->values);
-        width = strcmp(type, "F64") == 0 ? 8 : 4;
+        width = strcmp(type + 1, "64") == 0 ? 8 : 4;
         for (size_t i = 0; i < t->count; i++)
             t->values[i] = element(bytes + 8 + header + (size_t)json_integer_value(json_array_get(offsets, 0)) + i * width, type);
     }
+    file->metadata = json_incref(json_object_get(root, "__metadata__"));
     json_decref(root);
     free(bytes);
     return file;
@@ -81,6 +85,7 @@ void tensors_close(tensors *file)
         free(file->names[i]);
         free(file->items[i].values);
     }
+    json_decref(file->metadata);
     free(file);
 }
 
@@ -114,6 +119,13 @@ int tensors_has(tensors *file, const char *format, ...)
     vsnprintf(name, sizeof name, format, arguments);
     va_end(arguments);
     return find(file, name) != NULL;
+}
+
+const char *tensors_metadata(tensors *file, const char *name)
+{
+    const char *text = json_string_value(json_object_get(file->metadata, name));
+    ck_assert_msg(text != NULL, "no metadata %s", name);
+    return text;
 }
 
 double relative_error(const float *a, const double *b, size_t count)

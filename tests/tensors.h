@@ -1,4 +1,4 @@
-/* Reads the expected values in tests/vectors: safetensors files of F32, F64 and I32, everything as double. Written apart from the
+/* Reads the expected values in tests/vectors: safetensors files of F32, F64, I32 and I64, everything as double. Written apart from the
  * library's reader, which serves weights and knows no F64. Fails the running test when something is missing. */
 #ifndef TESTS_TENSORS_H
 #define TESTS_TENSORS_H
@@ -17,6 +17,8 @@ void tensors_close(tensors *file);
 /* The tensor of that name (printf-like), values owned by the file. */
 const tensor *tensors_get(tensors *file, const char *format, ...);
 int tensors_has(tensors *file, const char *format, ...);
+/* The entry of the file's metadata, owned by the file. */
+const char *tensors_metadata(tensors *file, const char *name);
 /* max |a - b| / max |b|, infinite when anything is not finite. */
 double relative_error(const float *a, const double *b, size_t count);
 
