@@ -93,9 +93,10 @@ resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *dat
         if (v > most) most = v;
         n++;
     }
-    *constant = n > 0 && least == most;
+    int same = n > 0 && least == most;
+    if (constant) *constant = same;
     if (n == 0) return rsm_fail(env, RESMAP_BAD_FILE, "%s: no finite voxel%s", what, mask ? " inside the mask" : "");
-    if (*constant)
+    if (same)
         return rsm_fail(env, RESMAP_BAD_FILE, "%s: constant: every voxel%s is %g", what, mask ? " inside the mask" : "",
                         most);
     rsm_scale s;
