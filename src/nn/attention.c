@@ -1,0 +1,127 @@
+#include "nn/map.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Pixels summed up before the chunks are (CHUNK of the kernel), the same on every device; pairs of channels held in
+ * registers are TILE x TILE. */
+#define CHUNK 1024
+#define TILE 4
+/* Sums that a work-item of a CPU adds up over the chunks. */
+#define CPU_RUN 1024
+
+size_t rsm_attention_sums_count(size_t channels, size_t heads)
+{
+    const size_t c = channels / heads;
+    return heads * (c * c + 2 * c);
+}
+
+size_t rsm_attention_scratch(size_t channels, size_t heads, size_t count)
+{
+    return (count + CHUNK - 1) / CHUNK * rsm_attention_sums_count(channels, heads);
+}
+
+static void reference_sums(rsm_map q, rsm_map k, size_t c, size_t heads, size_t count, double *sums, int accumulate)
+{
+    for (size_t h = 0; h < heads; h++, sums += c * c + 2 * c) {
+        if (!accumulate)
+            for (size_t e = 0; e < c * c + 2 * c; e++) sums[e] = 0;
+        for (size_t i = 0; i < c; i++) {
+            const double *a = rsm_map_host(q, h * c + i), *own = rsm_map_host(k, h * c + i);
+            for (size_t j = 0; j < c; j++) {
+                const double *b = rsm_map_host(k, h * c + j);
+                double sum = 0;
+                for (size_t p = 0; p < count; p++) sum += a[p] * b[p];
+                sums[i * c + j] += sum;
+            }
+            for (size_t p = 0; p < count; p++) {
+                sums[c * c + i] += a[p] * a[p];
+                sums[c * c + c + i] += own[p] * own[p];
+            }
+        }
+    }
+}
+
+resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads, size_t count,
+                                 rsm_vector sums, rsm_vector scratch, int accumulate)
+{
+    if (heads == 0 || channels % heads != 0 || channels == 0 || count == 0) {
+        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "attention: %zu channels in %zu heads, %zu elements", channels,
+                        heads, count);
+    }
+    const size_t c = channels / heads, number = rsm_attention_sums_count(channels, heads);
+    RSM_TRY(rsm_check_map(device, "attention", q, channels, count));
+    RSM_TRY(rsm_check_map(device, "attention", k, channels, count));
+    RSM_TRY(rsm_check_vector(device, "attention", sums, number));
+    RSM_TRY(rsm_check_vector(device, "attention", scratch, rsm_attention_scratch(channels, heads, count)));
+    if (rsm_device_is_reference(device)) {
+        reference_sums(q, k, c, heads, count, rsm_vector_host(sums), accumulate);
+        return RESMAP_OK;
+    }
+
+    rsm_kernel *partial, *total;
+    char options[64];
+    const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);
+    const size_t chunks = (count + CHUNK - 1) / CHUNK, tiles = (c + TILE - 1) / TILE;
+    /* A CPU goes on along a row of tiles while the channels of q are in its cache. */
+    const size_t span = cut.vector > 1 ? tiles : 1;
+    const size_t groups = (tiles + span - 1) / span;
+    const size_t global[3] = {cut.local[0], tiles * groups, chunks * heads};
+    snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d", (int)cut.local[0], TILE, CHUNK);
+    RSM_TRY(rsm_cut_kernel(device, "attention", "attention_partial", &cut, options, &partial));
+    RSM_TRY(rsm_cut_kernel(device, "attention", "attention_total", &cut, options, &total));
+    RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k), RSM_VECTOR(scratch), RSM_INT(c),
+                    RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
+    const size_t run = cut.vector > 1 ? CPU_RUN : 1;
+    const size_t runs[1] = {(number + run - 1) / run};
+    return RSM_RUN(device, total, 1, runs, cut.local, RSM_VECTOR(scratch), RSM_VECTOR(sums), RSM_INT(number),
+                   RSM_INT(chunks), RSM_INT(accumulate != 0), RSM_INT(run));
+}
+
+static void reference_softmax(const double *sums, const double *temperature, double *out, size_t c, size_t heads)
+{
+    for (size_t h = 0; h < heads; h++, sums += c * c + 2 * c) {
+        const double *q = sums + c * c, *k = q + c;
+        for (size_t i = 0; i < c; i++, out += c) {
+            double most = -INFINITY, sum = 0;
+            for (size_t j = 0; j < c; j++) {
+                out[j] = temperature[h] * sums[i * c + j] / (fmax(sqrt(q[i]), 1e-12) * fmax(sqrt(k[j]), 1e-12));
+                most = fmax(most, out[j]);
+            }
+            for (size_t j = 0; j < c; j++) sum += out[j] = exp(out[j] - most);
+            for (size_t j = 0; j < c; j++) out[j] /= sum;
+        }
+    }
+}
+
+resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vector temperature, rsm_vector w, rsm_vector out,
+                                   rsm_vector scratch, size_t channels, size_t heads)
+{
+    if (heads == 0 || channels % heads != 0 || channels == 0) {
+        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "attention: %zu channels in %zu heads", channels, heads);
+    }
+    const size_t c = channels / heads;
+    RSM_TRY(rsm_check_vector(device, "attention", sums, rsm_attention_sums_count(channels, heads)));
+    RSM_TRY(rsm_check_vector(device, "attention", temperature, heads));
+    RSM_TRY(rsm_check_vector(device, "attention", w, channels * channels));
+    RSM_TRY(rsm_check_vector(device, "attention", out, channels * channels));
+    RSM_TRY(rsm_check_vector(device, "attention", scratch, channels * c));
+    if (rsm_device_is_reference(device)) {
+        reference_softmax(rsm_vector_host(sums), rsm_vector_host(temperature), rsm_vector_host(scratch), c, heads);
+    } else {
+        rsm_kernel *kernel;
+        const rsm_cut cut = rsm_cut_rows(device, 1);
+        const size_t global[1] = {channels};
+        RSM_TRY(rsm_cut_kernel(device, "attention", "attention_softmax", &cut, "", &kernel));
+        RSM_TRY(RSM_RUN(device, kernel, 1, global, cut.local, RSM_VECTOR(sums), RSM_VECTOR(temperature),
+                        RSM_VECTOR(scratch), RSM_INT(c), RSM_INT(heads)));
+    }
+    /* Columns h * c ... of w times the block of head h. */
+    for (size_t h = 0; h < heads; h++) {
+        RSM_TRY(rsm_gemm(device, channels, c, c, (rsm_matrix){w.buffer, w.offset + h * c, channels},
+                         (rsm_matrix){scratch.buffer, scratch.offset + h * c * c, c},
+                         (rsm_matrix){out.buffer, out.offset + h * c, channels}, 0));
+    }
+    return RESMAP_OK;
+}

@@ -1,0 +1,26 @@
+#include "nn/map.h"
+
+#include <stdint.h>
+#include <stdio.h>
+
+resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count)
+{
+    if (channels == 0 || count == 0) return RESMAP_OK;
+    RSM_TRY(rsm_check_map(device, "channel mean", x, channels, count));
+    RSM_TRY(rsm_check_vector(device, "channel mean", mean, channels));
+    if (rsm_device_is_reference(device)) {
+        for (size_t c = 0; c < channels; c++) {
+            double sum = 0;
+            for (size_t i = 0; i < count; i++) sum += rsm_map_host(x, c)[i];
+            rsm_vector_host(mean)[c] = sum / (double)count;
+        }
+        return RESMAP_OK;
+    }
+    rsm_kernel *kernel;
+    char options[32];
+    const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);
+    const size_t global[1] = {channels * cut.local[0]};
+    snprintf(options, sizeof options, "-DLANES=%d", (int)cut.local[0]);
+    RSM_TRY(rsm_cut_kernel(device, "channel_mean", "channel_mean", &cut, options, &kernel));
+    return RSM_RUN(device, kernel, 1, global, cut.local, RSM_MAP(x), RSM_VECTOR(mean), RSM_INT(count));
+}

@@ -1,0 +1,88 @@
+#include "nn/map.h"
+
+#include <math.h>
+
+/* Rows that a kernel holds in registers (ROWS of the kernel), and a work-item of a CPU works through. */
+#define ROWS 4
+#define CPU_ITEM_ROWS 16
+
+static double convolve(const double *x, const double *w, size_t width, size_t r, size_t p)
+{
+    double sum = 0;
+    for (size_t i = 0; i < 3; i++) {
+        const double *row = x + (r + i) * width;
+        if (p > 0) sum += row[p - 1] * w[3 * i];
+        sum += row[p] * w[3 * i + 1];
+        if (p + 1 < width) sum += row[p + 1] * w[3 * i + 2];
+    }
+    return sum;
+}
+
+static void reference(rsm_map x, rsm_vector w, rsm_map y, size_t channels, size_t rows, size_t width)
+{
+    for (size_t c = 0; c < channels; c++)
+        for (size_t r = 0; r < rows; r++)
+            for (size_t p = 0; p < width; p++)
+                rsm_map_host(y, c)[r * width + p] = convolve(rsm_map_host(x, c), rsm_vector_host(w) + 9 * c, width, r, p);
+}
+
+static void reference_gate(rsm_map x, rsm_vector w, rsm_map y, size_t hidden, size_t rows, size_t width)
+{
+    for (size_t c = 0; c < hidden; c++)
+        for (size_t r = 0; r < rows; r++)
+            for (size_t p = 0; p < width; p++) {
+                const size_t other = c + hidden;
+                const double gate = convolve(rsm_map_host(x, c), rsm_vector_host(w) + 9 * c, width, r, p);
+                const double value = convolve(rsm_map_host(x, other), rsm_vector_host(w) + 9 * other, width, r, p);
+                rsm_map_host(y, c)[r * width + p] = 0.5 * gate * (1 + erf(gate / sqrt(2.0))) * value;
+            }
+}
+
+/* Checks the regions; then *cut, *item_rows and the global size. */
+static resmap_status prepare(rsm_device *device, const char *what, rsm_map x, rsm_vector w, rsm_map y, size_t c_in,
+                             size_t c_out, size_t rows, size_t width, rsm_cut *cut, size_t *item_rows, size_t global[3])
+{
+    RSM_TRY(rsm_check_map(device, what, x, c_in, (rows + 2) * width));
+    RSM_TRY(rsm_check_map(device, what, y, c_out, rows * width));
+    RSM_TRY(rsm_check_vector(device, what, w, 9 * c_in));
+    *cut = rsm_cut_rows(device, width);
+    *item_rows = cut->columns == 1 ? CPU_ITEM_ROWS : ROWS;
+    global[0] = cut->columns;
+    global[1] = (rows + *item_rows - 1) / *item_rows;
+    global[2] = c_out;
+    return RESMAP_OK;
+}
+
+resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t channels, size_t rows,
+                               size_t width)
+{
+    rsm_cut cut;
+    rsm_kernel *kernel;
+    size_t item_rows, global[3];
+    if (channels == 0 || rows == 0 || width == 0) return RESMAP_OK;
+    RSM_TRY(prepare(device, "depthwise convolution", x, w, y, channels, channels, rows, width, &cut, &item_rows, global));
+    if (rsm_device_is_reference(device)) {
+        reference(x, w, y, channels, rows, width);
+        return RESMAP_OK;
+    }
+    RSM_TRY(rsm_cut_kernel(device, "depthwise3x3", "depthwise3x3", &cut, "", &kernel));
+    return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_INT(rows),
+                   RSM_INT(width), RSM_INT(item_rows));
+}
+
+resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t hidden, size_t rows,
+                                    size_t width)
+{
+    rsm_cut cut;
+    rsm_kernel *kernel;
+    size_t item_rows, global[3];
+    if (hidden == 0 || rows == 0 || width == 0) return RESMAP_OK;
+    RSM_TRY(prepare(device, "gate", x, w, y, 2 * hidden, hidden, rows, width, &cut, &item_rows, global));
+    if (rsm_device_is_reference(device)) {
+        reference_gate(x, w, y, hidden, rows, width);
+        return RESMAP_OK;
+    }
+    RSM_TRY(rsm_cut_kernel(device, "depthwise3x3", "depthwise3x3_gate", &cut, "", &kernel));
+    return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_INT(hidden),
+                   RSM_INT(rows), RSM_INT(width), RSM_INT(item_rows));
+}

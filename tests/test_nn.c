@@ -1,0 +1,578 @@
+/* Every operation of nn/ on every device, with every width of vector, against the float64 reference: odd shapes, offsets,
+ * padded planes, NaN around all that is read, guards around all that is written. RESMAP_TEST_SMALL=1: only small shapes,
+ * for Oclgrind. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "nn/nn.h"
+
+static rsm_env env;
+static size_t device_count;
+static int small;
+
+#define OK(call) ck_assert_msg((call) == RESMAP_OK, "%s", env.error)
+#define COUNT(array) (sizeof (array) / sizeof (array)[0])
+
+/* Numbers in [-1, 1) from a linear congruential generator, the same everywhere. */
+static uint32_t state = 1;
+static float number(void)
+{
+    state = state * 1664525u + 1013904223u;
+    return (float)((double)(state >> 8) / 8388608.0 - 1.0);
+}
+
+/* ---- Maps that exist on both devices ---- */
+
+enum { TESTED, REFERENCE };
+static rsm_device *devices[2];
+
+static const float guard = 12345.0f;
+
+/* Where a map lies in its buffer. The buffer ends with the map's last element when trail is 0. */
+typedef struct layout {
+    size_t offset, pad, trail;
+} layout;
+static const layout layouts[] = {{0, 0, 0}, {3, 1, 2}, {64, 19, 0}};
+
+typedef struct twin {
+    rsm_buffer *buffer[2];
+    size_t offset, plane, channels, count, size;
+    float *values;               /* what was written into both */
+} twin;
+
+static twin make(layout where, size_t channels, size_t count, float outside, float (*inside)(void))
+{
+    twin t = {{NULL, NULL}, where.offset, count + where.pad, channels, count, 0, NULL};
+    t.size = t.offset + (channels - 1) * t.plane + count + where.trail;
+    t.values = malloc(t.size * sizeof *t.values);
+    ck_assert_ptr_nonnull(t.values);
+    for (size_t i = 0; i < t.size; i++) t.values[i] = outside;
+    for (size_t c = 0; c < channels; c++)
+        for (size_t i = 0; i < count; i++) t.values[t.offset + c * t.plane + i] = inside ? inside() : NAN;
+    for (int d = 0; d < 2; d++) {
+        OK(rsm_buffer_create(devices[d], t.size, &t.buffer[d]));
+        OK(rsm_buffer_write(devices[d], t.buffer[d], 0, t.values, t.size));
+    }
+    return t;
+}
+
+/* Inputs have NaN around them. */
+static twin input(layout where, size_t channels, size_t count)
+{
+    return make(where, channels, count, NAN, number);
+}
+
+/* Outputs hold NaN and have guards around them. */
+static twin output(layout where, size_t channels, size_t count)
+{
+    return make(where, channels, count, guard, NULL);
+}
+
+/* Writes the changed values of t again. */
+static void update(const twin *t)
+{
+    for (int d = 0; d < 2; d++) OK(rsm_buffer_write(devices[d], t->buffer[d], 0, t->values, t->size));
+}
+
+static void drop(twin *t)
+{
+    for (int d = 0; d < 2; d++) rsm_buffer_free(t->buffer[d]);
+    free(t->values);
+}
+
+static rsm_map map(const twin *t, int d)
+{
+    return (rsm_map){t->buffer[d], t->offset, t->plane};
+}
+
+static rsm_vector vector(const twin *t, int d)
+{
+    return (rsm_vector){t->buffer[d], t->offset};
+}
+
+static float *contents(const twin *t, int d)
+{
+    float *values = malloc(t->size * sizeof *values);
+    ck_assert_ptr_nonnull(values);
+    OK(rsm_buffer_read(devices[d], t->buffer[d], 0, values, t->size));
+    return values;
+}
+
+/* max |a - b| / max |b| inside, and nothing changed outside. */
+static void compare(const twin *t, double bound, const char *what)
+{
+    float *a = contents(t, TESTED), *b = contents(t, REFERENCE);
+    double difference = 0, size = 0;
+    for (size_t c = 0; c < t->channels; c++) {
+        for (size_t i = 0; i < t->count; i++) {
+            const size_t at = t->offset + c * t->plane + i;
+            ck_assert_msg(isfinite(a[at]) && isfinite(b[at]), "%s: channel %zu, element %zu is %g, %g in the reference", what,
+                          c, i, (double)a[at], (double)b[at]);
+            difference = fmax(difference, fabs((double)a[at] - b[at]));
+            size = fmax(size, fabs((double)b[at]));
+            a[at] = b[at] = t->values[at];
+        }
+    }
+    ck_assert_msg(difference <= bound * size, "%s: differs by %g of %g", what, difference, size);
+    for (size_t i = 0; i < t->size; i++) {
+        ck_assert_msg(memcmp(&a[i], &t->values[i], sizeof a[i]) == 0, "%s: element %zu, outside, became %g", what, i,
+                      (double)a[i]);
+    }
+    free(a);
+    free(b);
+}
+
+/* Calls f on both devices; expressions of `d`. */
+#define BOTH(call)                      \
+    for (int d = 0; d < 2; d++) OK(call)
+
+static char text[200];
+static const char *describe(const char *operation, size_t a, size_t b, size_t c, size_t layout_index)
+{
+    snprintf(text, sizeof text, "%s %zu, %zu, %zu, layout %zu, vector %s", operation, a, b, c, layout_index,
+             getenv("RESMAP_VECTOR") ? getenv("RESMAP_VECTOR") : "of the device");
+    return text;
+}
+
+/* ---- The operations ---- */
+
+static void conv1x1(void)
+{
+    static const size_t shapes[][3] = {{1, 1, 1}, {5, 2, 17}, {2, 7, 35}, {48, 127, 91}, {127, 48, 64}};  /* in, out, count */
+    for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
+        for (size_t l = 0; l < COUNT(layouts); l++) {
+            const size_t in = shapes[s][0], out = shapes[s][1], count = shapes[s][2];
+            for (int accumulate = 0; accumulate < 2; accumulate++) {
+                twin w = input(layouts[l], out, in), x = input(layouts[(l + 1) % 3], in, count);
+                twin y = make(layouts[(l + 2) % 3], out, count, guard, accumulate ? number : NULL);
+                BOTH(rsm_conv1x1(devices[d], vector(&w, d), w.plane, map(&x, d), map(&y, d), in, out, count, accumulate));
+                compare(&y, 2e-6, describe("conv1x1", in, out, count, l));
+                drop(&w);
+                drop(&x);
+                drop(&y);
+            }
+        }
+    }
+}
+
+static float large_level(void)
+{
+    return 1000 + 1e-3f * number();
+}
+
+static float large(void)
+{
+    return 1e6f * number();
+}
+
+static float tiny(void)
+{
+    return 1e-6f * number();
+}
+
+static float constant(void)
+{
+    return -3.25f;
+}
+
+static float (*const kinds[])(void) = {number, large_level, large, tiny, constant};
+
+static void layer_norm(void)
+{
+    static const size_t shapes[][2] = {{1, 1}, {5, 17}, {2, 35}, {127, 91}, {48, 200}, {96, 64}};   /* channels, count */
+    for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
+        for (size_t k = 0; k < COUNT(kinds); k++) {
+            for (int with_bias = 0; with_bias < 2; with_bias++) {
+                const size_t channels = shapes[s][0], count = shapes[s][1], l = (s + k) % 3;
+                twin w = input(layouts[l], 1, channels), b = input(layouts[l], 1, channels);
+                twin x = make(layouts[l], channels, count, NAN, kinds[k]), y = output(layouts[(l + 1) % 3], channels, count);
+                twin z = make(layouts[l], channels, count, guard, kinds[k]);
+                const rsm_vector none = {NULL, 0};
+                BOTH(rsm_layer_norm(devices[d], map(&x, d), vector(&w, d), with_bias ? vector(&b, d) : none, map(&y, d), channels,
+                                    count));
+                describe(with_bias ? "layer norm with bias" : "layer norm", channels, count, k, l);
+                compare(&y, 2e-6, text);
+                /* In place. */
+                BOTH(rsm_layer_norm(devices[d], map(&z, d), vector(&w, d), with_bias ? vector(&b, d) : none, map(&z, d), channels,
+                                    count));
+                compare(&z, 2e-6, text);
+                drop(&w);
+                drop(&b);
+                drop(&x);
+                drop(&y);
+                drop(&z);
+            }
+        }
+    }
+}
+
+/* rows, width */
+static const size_t images[][2] = {{1, 1}, {1, 9}, {11, 1}, {7, 5}, {2, 2}, {5, 8}, {13, 29}, {3, 33}, {18, 16}, {37, 24}};
+
+static size_t image_count(void)
+{
+    return small ? 4 : COUNT(images);
+}
+
+static float huge(void)
+{
+    return 1e4f * number();
+}
+
+static void depthwise(void)
+{
+    for (size_t s = 0; s < image_count(); s++) {
+        for (size_t l = 0; l < COUNT(layouts); l++) {
+            const size_t rows = images[s][0], width = images[s][1], channels = small ? 2 : 5;
+            twin w = input(layouts[(l + 1) % 3], 1, 9 * channels), x = input(layouts[l], channels, (rows + 2) * width);
+            twin y = output(layouts[(l + 2) % 3], channels, rows * width);
+            BOTH(rsm_depthwise3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), channels, rows, width));
+            compare(&y, 1e-6, describe("depthwise", channels, rows, width, l));
+            drop(&w);
+            drop(&x);
+            drop(&y);
+        }
+    }
+}
+
+static void gate(void)
+{
+    for (size_t s = 0; s < image_count(); s++) {
+        for (size_t l = 0; l < COUNT(layouts); l++) {
+            const size_t rows = images[s][0], width = images[s][1], hidden = small ? 1 : 3;
+            twin w = input(layouts[(l + 1) % 3], 1, 18 * hidden);
+            twin x = make(layouts[l], 2 * hidden, (rows + 2) * width, NAN, l == 2 ? huge : number);
+            twin y = output(layouts[(l + 2) % 3], hidden, rows * width);
+            BOTH(rsm_depthwise3x3_gate(devices[d], map(&x, d), vector(&w, d), map(&y, d), hidden, rows, width));
+            compare(&y, 2e-6, describe("gate", hidden, rows, width, l));
+            drop(&w);
+            drop(&x);
+            drop(&y);
+        }
+    }
+}
+
+/* The gate as plain gelu, over a dense grid and far out. */
+static void gelu_grid(void)
+{
+    const size_t width = small ? 96 : 4096, rows = small ? 2 : 40, count = rows * width;
+    static const float far[] = {20, -20, 1e4f, -1e4f, 1e30f, -1e30f, 0, 1e-30f, -5.3740115f, 5.3740115f};
+    const layout none = {0, 0, 0};
+    twin w = make(none, 1, 18, NAN, tiny), x = make(none, 2, (rows + 2) * width, NAN, number), y = output(none, 1, count);
+    for (size_t i = 0; i < 18; i++) w.values[i] = i % 9 == 4;
+    for (size_t i = 0; i < count; i++) {
+        x.values[width + i] = i < COUNT(far) ? far[i] : (float)(-8 + 16 * (double)i / (double)(count - 1));
+        x.values[x.plane + width + i] = 1;
+    }
+    update(&w);
+    update(&x);
+    OK(rsm_depthwise3x3_gate(devices[TESTED], map(&x, TESTED), vector(&w, TESTED), map(&y, TESTED), 1, rows, width));
+    float *values = contents(&y, TESTED);
+    for (size_t i = 0; i < count; i++) {
+        const double a = x.values[width + i], erf_a = erf(a / sqrt(2.0)), exact = 0.5 * a * (1 + erf_a);
+        /* erf to 2e-7, and the rounding of the two products behind it. */
+        const double bound = 0.5 * fabs(a) * 2e-7 + fabs(exact) * ldexp(1, -23);
+        if (a < -6) ck_assert_msg(fabs(values[i]) <= 1e-6, "gelu(%g) is %g", a, (double)values[i]);
+        ck_assert_msg(fabs(values[i] - exact) <= bound, "gelu(%.9g) is %.9g, not %.9g", a, (double)values[i], exact);
+    }
+    free(values);
+    drop(&w);
+    drop(&x);
+    drop(&y);
+}
+
+/* Bands of rows give what the whole map gives, bit for bit. */
+static void bands(void)
+{
+    const size_t rows = small ? 5 : 23, width = small ? 6 : 29, channels = 4, count = rows * width;
+    const layout none = {0, 0, 0};
+    twin w = input(none, 1, 9 * channels), x = input(none, channels, (rows + 2) * width);
+    for (int gated = 0; gated < 2; gated++) {
+        const size_t c_out = gated ? channels / 2 : channels;
+        twin whole = output(none, c_out, count), parts = output(none, c_out, count);
+        const rsm_map from = map(&x, TESTED), to = map(&whole, TESTED), part_to = map(&parts, TESTED);
+        if (gated) OK(rsm_depthwise3x3_gate(devices[TESTED], from, vector(&w, TESTED), to, c_out, rows, width));
+        else OK(rsm_depthwise3x3(devices[TESTED], from, vector(&w, TESTED), to, c_out, rows, width));
+        for (size_t r = 0, n; r < rows; r += n) {
+            n = r + 3 < rows ? 3 : rows - r;
+            const rsm_map band = {from.buffer, from.offset + r * width, from.plane};
+            const rsm_map target = {part_to.buffer, part_to.offset + r * width, part_to.plane};
+            if (gated) OK(rsm_depthwise3x3_gate(devices[TESTED], band, vector(&w, TESTED), target, c_out, n, width));
+            else OK(rsm_depthwise3x3(devices[TESTED], band, vector(&w, TESTED), target, c_out, n, width));
+        }
+        float *a = contents(&whole, TESTED), *b = contents(&parts, TESTED);
+        ck_assert_msg(memcmp(a, b, whole.size * sizeof *a) == 0, "%s: bands differ from the whole", gated ? "gate" : "depthwise");
+        free(a);
+        free(b);
+        drop(&whole);
+        drop(&parts);
+    }
+    drop(&w);
+    drop(&x);
+}
+
+static void attention(void)
+{
+    static const size_t shapes[][3] = {   /* channels, heads, count */
+        {1, 1, 1}, {4, 2, 17}, {6, 2, 35}, {10, 2, 1023}, {9, 3, 1024}, {48, 1, 1025}, {20, 4, 3077}, {96, 8, 2600},
+    };
+    for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
+        for (size_t l = 0; l < COUNT(layouts); l++) {
+            const size_t channels = shapes[s][0], heads = shapes[s][1], count = shapes[s][2], c = channels / heads;
+            twin q = input(layouts[l], channels, count), k = input(layouts[(l + 1) % 3], channels, count);
+            /* A channel of q without signal, and one below the 1e-12 of the norm. */
+            if (channels > 1) {
+                for (size_t i = 0; i < count; i++) {
+                    q.values[q.offset + i] = 0;
+                    k.values[k.offset + k.plane + i] *= 1e-16f;
+                }
+                update(&q);
+                update(&k);
+            }
+            twin sums = output(layouts[l], 1, rsm_attention_sums_count(channels, heads));
+            twin scratch = output(layouts[(l + 2) % 3], 1, rsm_attention_scratch(channels, heads, count));
+            twin temperature = input(layouts[l], 1, heads), w = input(layouts[l], 1, channels * channels);
+            twin out = output(layouts[(l + 1) % 3], 1, channels * channels), rows = output(layouts[l], 1, channels * c);
+            BOTH(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, count, vector(&sums, d),
+                                    vector(&scratch, d), 0));
+            compare(&sums, 1e-6, describe("attention sums", channels, heads, count, l));
+            BOTH(rsm_attention_matrix(devices[d], vector(&sums, d), vector(&temperature, d), vector(&w, d), vector(&out, d),
+                                      vector(&rows, d), channels, heads));
+            compare(&out, 5e-6, describe("attention matrix", channels, heads, count, l));
+            compare(&rows, 5e-6, describe("attention softmax", channels, heads, count, l));
+
+            /* In two bands, added up. */
+            const size_t band = count / 2;
+            if (band > 0) {
+                for (int d = 0; d < 2; d++) {
+                    rsm_map a = map(&q, d), b = map(&k, d);
+                    OK(rsm_attention_sums(devices[d], a, b, channels, heads, band, vector(&sums, d), vector(&scratch, d), 0));
+                    a.offset += band;
+                    b.offset += band;
+                    OK(rsm_attention_sums(devices[d], a, b, channels, heads, count - band, vector(&sums, d),
+                                          vector(&scratch, d), 1));
+                }
+                compare(&sums, 1e-6, describe("attention sums in bands", channels, heads, count, l));
+                float *scratch_after = contents(&scratch, TESTED);
+                for (size_t i = 0; i < scratch.offset; i++) ck_assert(scratch_after[i] == guard);
+                for (size_t i = scratch.offset + scratch.count; i < scratch.size; i++) ck_assert(scratch_after[i] == guard);
+                free(scratch_after);
+            }
+            drop(&q);
+            drop(&k);
+            drop(&sums);
+            drop(&scratch);
+            drop(&temperature);
+            drop(&w);
+            drop(&out);
+            drop(&rows);
+        }
+    }
+}
+
+static void conv3x3(void)
+{
+    for (size_t s = 0; s < image_count(); s++) {
+        for (size_t l = 0; l < COUNT(layouts); l++) {
+            const size_t height = images[s][0], width = images[s][1], in = 2 + l, out = 4 - l;
+            twin w = input(layouts[(l + 1) % 3], 1, 9 * in * out), x = input(layouts[l], in, height * width);
+            for (size_t first = 0, rows; first < height; first += rows) {
+                /* All rows, or two bands. */
+                rows = l == 0 || height < 3 ? height : first == 0 ? 2 : height - 2;
+                twin y = output(layouts[(l + 2) % 3], out, rows * width);
+                twin scratch = output(layouts[l], 1, in * 9 * rows * width);
+                BOTH(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), vector(&scratch, d), in, out, height, width,
+                                 first, rows));
+                compare(&y, 2e-6, describe("conv3x3", height, width, first, l));
+                compare(&scratch, 0, describe("im2col", height, width, first, l));
+                drop(&y);
+                drop(&scratch);
+            }
+            drop(&w);
+            drop(&x);
+        }
+    }
+}
+
+static void pixel_shuffle(void)
+{
+    for (size_t s = 0; s < image_count(); s++) {
+        for (size_t l = 0; l < COUNT(layouts); l++) {
+            const size_t rows = images[s][0], width = images[s][1], channels = 2;
+            twin x = input(layouts[l], 4 * channels, rows * width), y = output(layouts[(l + 1) % 3], channels, 4 * rows * width);
+            twin z = output(layouts[(l + 2) % 3], 4 * channels, rows * width);
+            BOTH(rsm_pixel_shuffle(devices[d], map(&x, d), map(&y, d), channels, rows, width));
+            compare(&y, 0, describe("pixel shuffle", channels, rows, width, l));
+            BOTH(rsm_pixel_unshuffle(devices[d], map(&y, d), map(&z, d), channels, 2 * rows, 2 * width));
+            compare(&z, 0, describe("pixel unshuffle", channels, rows, width, l));
+            /* Back where it was, and in PyTorch's order. */
+            float *fine = contents(&y, TESTED), *back = contents(&z, TESTED);
+            for (size_t c = 0; c < 4 * channels; c++)
+                for (size_t i = 0; i < rows * width; i++) {
+                    const float value = x.values[x.offset + c * x.plane + i];
+                    const size_t row = 2 * (i / width) + c / 2 % 2, column = 2 * (i % width) + c % 2;
+                    ck_assert(back[z.offset + c * z.plane + i] == value);
+                    ck_assert(fine[y.offset + c / 4 * y.plane + row * 2 * width + column] == value);
+                }
+            free(fine);
+            free(back);
+            drop(&x);
+            drop(&y);
+            drop(&z);
+        }
+    }
+}
+
+static void elementwise(void)
+{
+    static const size_t shapes[][2] = {{1, 1}, {3, 17}, {2, 35}, {5, 4097}, {127, 64}};   /* channels, count */
+    for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
+        for (size_t l = 0; l < COUNT(layouts); l++) {
+            const size_t channels = shapes[s][0], count = shapes[s][1];
+            twin x = input(layouts[l], channels, count), value = input(layouts[l], 1, channels);
+            twin y = output(layouts[(l + 1) % 3], channels, count);
+            twin sum = make(layouts[(l + 2) % 3], channels, count, guard, number), mean = output(layouts[l], 1, channels);
+            BOTH(rsm_fill_zero(devices[d], map(&y, d), channels, count));
+            compare(&y, 0, describe("fill zero", channels, count, 0, l));
+            float *zeros = contents(&y, TESTED);
+            for (size_t c = 0; c < channels; c++)
+                for (size_t i = 0; i < count; i++) ck_assert(zeros[y.offset + c * y.plane + i] == 0);
+            free(zeros);
+            BOTH(rsm_fill_channels(devices[d], vector(&value, d), map(&y, d), channels, count));
+            compare(&y, 0, describe("fill channels", channels, count, 0, l));
+            BOTH(rsm_copy(devices[d], map(&x, d), map(&y, d), channels, count));
+            compare(&y, 0, describe("copy", channels, count, 0, l));
+            BOTH(rsm_add(devices[d], map(&x, d), map(&sum, d), channels, count));
+            compare(&sum, 1e-7, describe("add", channels, count, 0, l));
+            BOTH(rsm_channel_mean(devices[d], map(&x, d), vector(&mean, d), channels, count));
+            compare(&mean, count < 100 ? 1e-6 : 1e-5, describe("channel mean", channels, count, 0, l));
+            drop(&x);
+            drop(&value);
+            drop(&y);
+            drop(&sum);
+            drop(&mean);
+        }
+    }
+}
+
+/* Sums in parallel come out the same, bit for bit. */
+static void the_same_every_time(void)
+{
+    const size_t channels = 24, heads = 2, count = small ? 40 : 5000;
+    const layout none = {0, 0, 0};
+    twin q = input(none, channels, count), k = input(none, channels, count), mean = output(none, 1, channels);
+    twin sums = output(none, 1, rsm_attention_sums_count(channels, heads));
+    twin scratch = output(none, 1, rsm_attention_scratch(channels, heads, count));
+    float *first[2] = {NULL, NULL};
+    for (int run = 0; run < 3; run++) {
+        const int d = TESTED;
+        OK(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, count, vector(&sums, d), vector(&scratch, d), 0));
+        OK(rsm_channel_mean(devices[d], map(&q, d), vector(&mean, d), channels, count));
+        float *now[2] = {contents(&sums, d), contents(&mean, d)};
+        for (int i = 0; i < 2; i++) {
+            const twin *t = i == 0 ? &sums : &mean;
+            if (run > 0) ck_assert_mem_eq(first[i], now[i], t->size * sizeof *now[i]);
+            free(first[i]);
+            first[i] = now[i];
+        }
+    }
+    free(first[0]);
+    free(first[1]);
+    drop(&q);
+    drop(&k);
+    drop(&mean);
+    drop(&sums);
+    drop(&scratch);
+}
+
+static void refusals(void)
+{
+    const layout none = {0, 0, 0};
+    twin x = input(none, 4, 36), y = output(none, 4, 36);
+    for (int d = 0; d < 2; d++) {
+        rsm_map late = map(&y, d), narrow = map(&y, d);
+        late.offset = 1;
+        narrow.plane = 35;
+        ck_assert_int_eq(rsm_copy(devices[d], map(&x, d), late, 4, 36), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_add(devices[d], map(&x, d), narrow, 4, 36), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_fill_zero(devices[d], map(&y, d), 5, 36), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_depthwise3x3(devices[d], map(&x, d), vector(&x, d), map(&y, d), 4, 6, 6), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_pixel_unshuffle(devices[d], map(&x, d), map(&y, d), 1, 3, 12), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_attention_sums(devices[d], map(&x, d), map(&x, d), 4, 3, 36, vector(&y, d), vector(&y, d), 0),
+                         RESMAP_INTERNAL);
+        OK(rsm_fill_zero(devices[d], map(&y, d), 0, 36));
+        OK(rsm_fill_zero(devices[d], map(&y, d), 4, 0));
+    }
+    compare(&x, 0, "input of refused calls");
+    float *after = contents(&y, TESTED);
+    for (size_t i = 0; i < y.size; i++) ck_assert_msg(isnan(after[i]), "a refused call wrote");
+    free(after);
+    drop(&x);
+    drop(&y);
+}
+
+/* ---- Running them ---- */
+
+/* Widths of vector: the device's own, then others ("1": as on devices that are no CPUs). */
+static const char *const widths[] = {NULL, "1", "4", "8", "16"};
+
+static void everywhere(void (*test)(void), int index)
+{
+    char specification[24];
+    snprintf(specification, sizeof specification, "%d", index);
+    for (size_t i = 0; i < (small ? 2 : COUNT(widths)); i++) {
+        if (widths[i]) setenv("RESMAP_VECTOR", widths[i], 1);
+        else unsetenv("RESMAP_VECTOR");
+        OK(rsm_device_open(&env, specification, &devices[TESTED]));
+        OK(rsm_device_open(&env, "reference", &devices[REFERENCE]));
+        state = 1;
+        test();
+        rsm_device_close(devices[TESTED]);
+        rsm_device_close(devices[REFERENCE]);
+    }
+    unsetenv("RESMAP_VECTOR");
+}
+
+static void (*const tests[])(void) = {
+    conv1x1, layer_norm, depthwise, gate, gelu_grid, bands, attention, conv3x3, pixel_shuffle, elementwise,
+    the_same_every_time, refusals,
+};
+
+/* One loop test a device and operation. */
+START_TEST(operation)
+{
+    everywhere(tests[(size_t)_i % COUNT(tests)], (int)((size_t)_i / COUNT(tests)));
+}
+END_TEST
+
+int main(void)
+{
+    small = getenv("RESMAP_TEST_SMALL") != NULL;
+    rsm_device_list *list;
+    if (rsm_device_list_create(&env, &list) != RESMAP_OK) {
+        printf("%s\n", env.error);
+        return 99;
+    }
+    const resmap_device *items = rsm_device_list_items(list, &device_count);
+    if (device_count == 0) {
+        printf("skipped: no OpenCL device\n");
+        return 77;
+    }
+    for (size_t i = 0; i < device_count; i++) printf("# device %zu: %s\n", i, items[i].name);
+    rsm_device_list_free(list);
+
+    Suite *suite = suite_create("nn");
+    TCase *tcase = tcase_create("operations");
+    tcase_set_timeout(tcase, 0);
+    tcase_add_loop_test(tcase, operation, 0, (int)(device_count * COUNT(tests)));
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
