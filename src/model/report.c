@@ -142,10 +142,10 @@ resmap_status rsm_report_json(rsm_env *env, const resmap_report *report, int cla
     json_t *root;
 
     if (classify)
-        root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "resmap", resmap_version(), "input",
-                         rsm_json_string(report->input), "model", model, "device", device, "plane",
-                         rsm_json_string(report->plane), "volumes", volumes(report, 1), "seconds",
-                         seconds(report), "device_bytes_peak", (json_int_t)report->device_bytes_peak);
+        root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:I}", "resmap", resmap_version(), "model", model,
+                         "device", device, "plane", rsm_json_string(report->plane), "volumes",
+                         volumes(report, 1), "seconds", seconds(report), "device_bytes_peak",
+                         (json_int_t)report->device_bytes_peak);
     else
         root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:I, s:o, s:o, s:I}", "resmap",
                          resmap_version(), "input", rsm_json_string(report->input), "output",
