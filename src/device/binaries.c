@@ -106,6 +106,7 @@ static int write_all(int file, const unsigned char *bytes, size_t size)
 
 unsigned char *rsm_binaries_load(const char *folder, const char *key, size_t *size)
 {
+    *size = 0;
     char *path = file_of(folder, key);
     if (!path) return NULL;
     unsigned char header[AT_PAYLOAD], *payload = NULL;
@@ -138,7 +139,7 @@ unsigned char *rsm_binaries_load(const char *folder, const char *key, size_t *si
         payload = NULL;
     }
     free(path);
-    *size = payload ? (size_t)length : 0;
+    if (payload) *size = (size_t)length;
     return payload;
 }
 
