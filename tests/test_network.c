@@ -27,6 +27,8 @@ static double bound(int d)
     return d == 0 ? 1e-6 : 1e-5;
 }
 
+static const double FLOAT_ROUNDING = 6e-8;
+
 #define CHECK_CLOSE(d, values, expected, count, ...)                                                              \
     do {                                                                                                          \
         double error_ = relative_error((values), (expected), (count));                                            \
@@ -313,6 +315,38 @@ START_TEST(networks)
 }
 END_TEST
 
+/* A corner that only the first tile covers must be what the network makes of that tile alone; the rest must be blended
+ * without holes. */
+static void check_tiles(int d, const struct resmap_model *model, const rsm_view *tiled, const float *slice, const float *output,
+                        size_t h, size_t w)
+{
+    rsm_device *device = devices[d].device;
+    uint64_t limit = rsm_device_limit(device);
+    size_t tile_h, tile_w;
+    float *tile, *expected;
+    rsm_network *net;
+    rsm_view *view;
+
+    rsm_view_tile(tiled, &tile_h, &tile_w);
+    tile = malloc(tile_h * tile_w * sizeof *tile);
+    expected = malloc(tile_h * tile_w * sizeof *expected);
+    for (size_t y = 0; y < tile_h; y++) memcpy(tile + y * tile_w, slice + y * w, tile_w * sizeof *tile);
+    rsm_device_set_limit(device, 0);
+    OK(rsm_network_create(device, model, &net));
+    OK(rsm_view_create(net, tile_h, tile_w, &view));
+    ck_assert(!rsm_view_tiled(view));
+    OK(rsm_view_encode(view, tile, NULL));
+    OK(rsm_view_decode(view, expected));
+    for (size_t y = 0; y < 8; y++)
+        for (size_t x = 0; x < 8; x++) ck_assert_float_eq_tol(output[y * w + x], expected[y * tile_w + x], 1e-4f);
+    for (size_t i = 0; i < h * w; i++) ck_assert(isfinite(output[i]));
+    rsm_view_free(view);
+    rsm_network_free(net);
+    rsm_device_set_limit(device, limit);
+    free(tile);
+    free(expected);
+}
+
 /* Less and less memory: bands get narrower, the result stays; then independent tiles, which say so; then a plain error. */
 START_TEST(memory_limits)
 {
@@ -341,8 +375,7 @@ START_TEST(memory_limits)
             OK(rsm_view_encode(view, slice, NULL));
             OK(rsm_view_decode(view, output));
             if (rsm_view_tiled(view)) {
-                double error = relative_error(output, expected->values, h * w);
-                ck_assert_msg(error < 0.5, "tiles: error %g", error);
+                check_tiles(d, model, view, slice, output, h, w);
                 tiled++;
             } else {
                 CHECK_CLOSE(d, output, expected->values, h * w, "bands of %zu rows", rsm_view_band_rows(view));
@@ -441,6 +474,7 @@ START_TEST(cascades)
         {"scaled_volume", 2, 0, 1, NULL}, {"scaled_slice", 3, 1, 1, NULL}};
     resmap_model *model = open_model("cascade");
     tensors *io = tensors_open("cascade.io");
+    double magnified = 1, error;
 
     for (int d = 0; d < all_devices(); d++) {
         const char *name = runs[_i].name;
@@ -458,7 +492,17 @@ START_TEST(cascades)
         options.order = runs[_i].order;
         OK(rsm_network_create(devices[d].device, model, &net));
         run_cascade(net, input, &options, &output, &report);
-        CHECK_CLOSE(d, output->data, expected->values, expected->count, "cascade %s", name);
+        /* Volumes are float32 between the steps where PyTorch's stayed in float64, and random weights magnify that from step
+         * to step. How much shows on the reference, whose only error it is; a device may add its single pass's bound, as
+         * much magnified. */
+        error = relative_error(output->data, expected->values, expected->count);
+        if (d == 0) {
+            ck_assert_msg(error <= 1e-4, "cascade %s on the reference: error %.3g", name, error);
+            magnified = fmax(1, error / FLOAT_ROUNDING);
+        } else {
+            ck_assert_msg(error <= magnified * bound(d), "cascade %s on device %s: error %.3g", name, devices[d].specification,
+                          error);
+        }
         for (size_t s = 0; s < slices; s++) {
             const resmap_slice_report *slice = &report->volumes[0].slices[s];
             int restored = 0;

@@ -583,9 +583,12 @@ resmap_status rsm_cascade_run(rsm_network *net, const struct resmap_image *input
     RSM_CHECK(make_views(&c));
     RSM_CHECK(allocate(&c));
     RSM_CHECK(describe(&c, report));
-    if (report->tiled)
-        rsm_log(c.env, RESMAP_LOG_WARNING, "%s: device memory is too small for whole slices: independent tiles are used, which "
-                "changes the result", input_name);
+    if (report->tiled) {
+        size_t height, width;
+        rsm_view_tile(c.full, &height, &width);
+        rsm_log(c.env, RESMAP_LOG_WARNING, "%s: device memory is too small for whole slices: independent tiles of %zu x %zu are used, "
+                "which changes the result", input_name, width, height);
+    }
     status = run_frames(&c, input, classify_only, output, report);
     report->encodings = classify_only ? NULL : options->decide_by_slice || c.forced_count > 0 ? "reused" : places[c.worst_place];
 done:

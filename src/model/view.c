@@ -22,10 +22,15 @@ static size_t round_up(size_t n)
     return (n + GRAIN - 1) / GRAIN * GRAIN;
 }
 
-/* Starts of the tiles along an axis: every tile but the last is followed by one that overlaps it; the last ends with the axis. */
+/* Pixels that neighbouring tiles share, at least: a multiple of 8, as the network's grid is, about a third of a small tile. */
+static size_t tile_overlap(size_t tile)
+{
+    return tile >= 3 * OVERLAP ? OVERLAP : round_up(tile / 4);
+}
+
 static size_t tile_step(size_t tile)
 {
-    return tile >= 3 * OVERLAP ? tile - OVERLAP : tile - tile / 4 / GRAIN * GRAIN;
+    return tile - tile_overlap(tile);
 }
 
 static size_t tile_count(size_t length, size_t tile)
@@ -33,6 +38,7 @@ static size_t tile_count(size_t length, size_t tile)
     return length <= tile ? 1 : (length - tile + tile_step(tile) - 1) / tile_step(tile) + 1;
 }
 
+/* The last tile ends with the axis. */
 static size_t tile_start(size_t index, size_t length, size_t tile)
 {
     size_t start = index * tile_step(tile);
@@ -93,6 +99,12 @@ int rsm_view_tiled(const rsm_view *view)
     return view->tile_height < view->padded_height || view->tile_width < view->padded_width;
 }
 
+void rsm_view_tile(const rsm_view *view, size_t *height, size_t *width)
+{
+    *height = view->tile_height;
+    *width = view->tile_width;
+}
+
 size_t rsm_view_band_rows(const rsm_view *view)
 {
     return rsm_plan_band_rows(view->plan);
@@ -142,7 +154,7 @@ done:
 /* Blending weight of a pixel `at` of `tile` along one axis: a ramp over the overlap, full at the ends of the slice. */
 static float ramp(size_t at, size_t start, size_t tile, size_t length)
 {
-    size_t overlap = tile - tile_step(tile), edge = overlap;
+    size_t overlap = tile_overlap(tile), edge = overlap;
 
     if (start > 0 && at + 1 < edge) edge = at + 1;
     if (start + tile < length && tile - at < edge) edge = tile - at;

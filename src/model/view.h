@@ -12,6 +12,8 @@ resmap_status rsm_view_create(rsm_network *network, size_t height, size_t width,
 void rsm_view_free(rsm_view *view);
 /* Whether slices are cut into independent tiles (blended where they overlap), which changes the result. */
 int rsm_view_tiled(const rsm_view *view);
+/* Size of the tiles; of the padded slice when not tiled. */
+void rsm_view_tile(const rsm_view *view, size_t *height, size_t *width);
 size_t rsm_view_band_rows(const rsm_view *view);
 
 /* Encodes a dense slice (in network units); pooled as rsm_plan_encode's, tiles averaged. */
