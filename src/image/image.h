@@ -9,6 +9,7 @@
 /* ---- nifti.c: the only file that knows nifticlib ---- */
 
 struct resmap_image {
+    char *path;                  /* of the file read, for messages; NULL for others */
     float *data;                 /* shape[0] * … * shape[3] values in real units */
     size_t shape[4];
     int dims;                    /* axes of the file (2, 3 or 4; trailing ones kept), for writing */

@@ -406,7 +406,8 @@ resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image
     RSM_CHECK(source_open(env, path, &in));
     image = calloc(1, sizeof *image);
     buffer = malloc(CHUNK);
-    if (!image || !buffer || !(header = image->header = calloc(1, sizeof *header))) RSM_CHECK(rsm_no_memory(env, CHUNK));
+    if (!image || !buffer || !(image->path = rsm_strdup(path)) || !(header = image->header = calloc(1, sizeof *header)))
+        RSM_CHECK(rsm_no_memory(env, CHUNK));
     RSM_CHECK(header_read(&in, &header->raw, &f));
     header->version = f.version;
     int compressed = !gzdirect(in.gz);
@@ -630,6 +631,7 @@ resmap_status rsm_image_like(rsm_env *env, const struct resmap_image *like, stru
     struct resmap_image *image = malloc(sizeof *image);
     if (!image) return rsm_no_memory(env, sizeof *image);
     *image = *like;
+    image->path = NULL;
     image->data = malloc(bytes);
     image->header = NULL;
     if (!image->data || (like->header && !(image->header = header_copy(like->header)))) {
@@ -652,6 +654,7 @@ int rsm_image_same_grid(const struct resmap_image *a, const struct resmap_image 
 void resmap_image_free(resmap_image *image)
 {
     if (!image) return;
+    free(image->path);
     free(image->data);
     if (image->header) free(image->header->extensions);
     free(image->header);
