@@ -138,23 +138,16 @@ resmap_status resmap_image_read(resmap_context *context, const char *path, resma
     return rsm_image_read(&context->env, path, image);
 }
 
-/* Stages `image` under `path`; NULL paths are nothing to do. */
-static resmap_status stage_image(rsm_env *env, rsm_outputs *outputs, const char *path, const resmap_image *image)
-{
-    FILE *stream;
-
-    if (path == NULL) return RESMAP_OK;
-    RSM_TRY(rsm_outputs_add(outputs, path, &stream));
-    return rsm_image_write_stream(env, image, path, stream);
-}
-
 resmap_status resmap_image_write(resmap_context *context, const resmap_image *image, const char *path, int overwrite)
 {
     rsm_outputs *outputs;
+    FILE *stream;
     resmap_status status;
 
+    RSM_TRY(rsm_image_check_name(&context->env, path));
     RSM_TRY(rsm_outputs_create(&context->env, overwrite, &outputs));
-    status = stage_image(&context->env, outputs, path, image);
+    status = rsm_outputs_add(outputs, path, &stream);
+    if (status == RESMAP_OK) status = rsm_image_write_stream(&context->env, image, path, stream);
     if (status == RESMAP_OK) status = rsm_outputs_commit(outputs);
     rsm_outputs_free(outputs);
     return status;
@@ -270,8 +263,8 @@ static resmap_status fill_report(resmap_context *context, const resmap_model *mo
 
 /* Restores or (output NULL) classifies; *report is made here, and freed on failure. */
 static resmap_status run_cascade(resmap_context *context, resmap_model *model, const resmap_image *input,
-                                 const resmap_image *mask, const char *input_name, const resmap_options *options,
-                                 resmap_image **output, resmap_report **result)
+                                 const resmap_image *mask, const resmap_options *options, resmap_image **output,
+                                 resmap_report **result)
 {
     rsm_env *env = &context->env;
     double start = rsm_seconds(), ready;
@@ -293,7 +286,7 @@ static resmap_status run_cascade(resmap_context *context, resmap_model *model, c
     RSM_CHECK(fill_report(context, model, report));
     ready = rsm_seconds();
     if (output != NULL) RSM_CHECK(rsm_image_like(env, input, &restored));
-    RSM_CHECK(rsm_cascade_run(context->network, input, mask, input_name, options, output == NULL, restored, report));
+    RSM_CHECK(rsm_cascade_run(context->network, input, mask, options, output == NULL, restored, report));
     report->seconds_setup = ready - start;
     report->seconds_compute = rsm_seconds() - ready;
     report->seconds_total = report->seconds_setup + report->seconds_compute;
@@ -312,7 +305,7 @@ resmap_status resmap_restore(resmap_context *context, resmap_model *model, const
 {
     resmap_report *made;
 
-    RSM_TRY(run_cascade(context, model, input, mask, "image", options, output, &made));
+    RSM_TRY(run_cascade(context, model, input, mask, options, output, &made));
     if (report != NULL) *report = made;
     else resmap_report_free(made);
     return RESMAP_OK;
@@ -321,7 +314,7 @@ resmap_status resmap_restore(resmap_context *context, resmap_model *model, const
 resmap_status resmap_classify(resmap_context *context, resmap_model *model, const resmap_image *input, const resmap_image *mask,
                               const resmap_options *options, resmap_report **report)
 {
-    return run_cascade(context, model, input, mask, "image", options, NULL, report);
+    return run_cascade(context, model, input, mask, options, NULL, report);
 }
 
 /* "input: noise, bias, then clean" for the figure. */
@@ -341,54 +334,64 @@ static char *figure_caption(const resmap_report *report)
     return text;
 }
 
-static resmap_status stage_residual(rsm_env *env, rsm_outputs *outputs, const char *path, const resmap_image *input,
-                                    const resmap_image *restored)
+static resmap_status write_residual(rsm_env *env, const resmap_image *input, const resmap_image *restored, const char *path,
+                                    FILE *stream)
 {
     resmap_image *residual;
     resmap_status status;
 
-    if (path == NULL) return RESMAP_OK;
     RSM_TRY(rsm_image_like(env, input, &residual));
     for (size_t i = 0; i < input->shape[0] * input->shape[1] * input->shape[2] * input->shape[3]; i++)
         residual->data[i] = input->data[i] - restored->data[i];
-    status = stage_image(env, outputs, path, residual);
+    status = rsm_image_write_stream(env, residual, path, stream);
     resmap_image_free(residual);
     return status;
 }
 
-static resmap_status stage_figure(rsm_env *env, rsm_outputs *outputs, const char *path, const resmap_image *input,
-                                  const resmap_image *restored, const resmap_options *options, const resmap_report *report)
+static resmap_status write_figure(rsm_env *env, const resmap_image *input, const resmap_image *restored,
+                                  const resmap_options *options, const resmap_report *report, FILE *stream)
 {
     rsm_slicing slicing;
     char *steps, *caption;
-    FILE *stream;
     resmap_status status;
 
-    if (path == NULL) return RESMAP_OK;
     RSM_TRY(rsm_slicing_choose(env, input, options->plane, &slicing));
-    RSM_TRY(rsm_outputs_add(outputs, path, &stream));
     steps = figure_caption(report);
-    caption = steps == NULL ? NULL : rsm_format("%s: %s [%s, resmap %s]", report->volume_count > 1 ? "frame 0" : "steps", steps[0] == '\0' ? "none" : steps,
-                                                report->model_name, resmap_version());
-    status = caption == NULL ? rsm_no_memory(env, 256)
-                             : rsm_figure_write(env, input, restored, &slicing, caption, stream);
+    caption = steps == NULL ? NULL
+                            : rsm_format("%s: %s [%s, resmap %s]", report->volume_count > 1 ? "frame 0" : "steps",
+                                         steps[0] == '\0' ? "none" : steps, report->model_name, resmap_version());
+    status = caption == NULL ? rsm_no_memory(env, 256) : rsm_figure_write(env, input, restored, &slicing, caption, stream);
     free(steps);
     free(caption);
     return status;
 }
 
-static resmap_status stage_report(resmap_context *context, rsm_outputs *outputs, const char *path, const resmap_report *report)
+static resmap_status write_report(resmap_context *context, const resmap_report *report, const char *path, FILE *stream)
 {
     char *text;
-    FILE *stream;
     resmap_status status = RESMAP_OK;
 
-    if (path == NULL) return RESMAP_OK;
-    RSM_TRY(rsm_outputs_add(outputs, path, &stream));
     RSM_TRY(resmap_report_json(context, report, 0, &text));
     if (fputs(text, stream) < 0) status = rsm_fail(&context->env, RESMAP_IO, "%s: cannot be written", path);
     free(text);
     return status;
+}
+
+/* The outputs' streams; NULL where none is wanted. */
+typedef struct streams {
+    FILE *output, *residual, *figure, *report;
+} streams;
+
+/* Claims every name before the work: an output that cannot be written should not cost a restoration. */
+static resmap_status claim(rsm_env *env, const resmap_files *files, rsm_outputs *outputs, streams *to)
+{
+    RSM_TRY(rsm_image_check_name(env, files->output));
+    if (files->residual != NULL) RSM_TRY(rsm_image_check_name(env, files->residual));
+    RSM_TRY(rsm_outputs_add(outputs, files->output, &to->output));
+    if (files->residual != NULL) RSM_TRY(rsm_outputs_add(outputs, files->residual, &to->residual));
+    if (files->figure != NULL) RSM_TRY(rsm_outputs_add(outputs, files->figure, &to->figure));
+    if (files->report != NULL) RSM_TRY(rsm_outputs_add(outputs, files->report, &to->report));
+    return RESMAP_OK;
 }
 
 resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, const resmap_files *files,
@@ -398,17 +401,16 @@ resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, 
     resmap_image *input = NULL, *mask = NULL, *restored = NULL;
     resmap_report *report = NULL;
     rsm_outputs *outputs = NULL;
+    streams to = {NULL, NULL, NULL, NULL};
     double start = rsm_seconds(), read, written;
-    FILE *stream;
     resmap_status status;
 
     RSM_CHECK(rsm_image_read(env, files->input, &input));
     if (files->mask != NULL) RSM_CHECK(rsm_image_read(env, files->mask, &mask));
     read = rsm_seconds() - start;
-    /* Claiming the name first: an output that cannot be written should not cost a restoration. */
     RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
-    RSM_CHECK(rsm_outputs_add(outputs, files->output, &stream));
-    RSM_CHECK(run_cascade(context, model, input, mask, files->input, options, &restored, &report));
+    RSM_CHECK(claim(env, files, outputs, &to));
+    RSM_CHECK(run_cascade(context, model, input, mask, options, &restored, &report));
     written = rsm_seconds();
     report->input = rsm_strdup(files->input);
     report->output = rsm_strdup(files->output);
@@ -416,13 +418,13 @@ resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, 
         status = rsm_no_memory(env, strlen(files->input) + strlen(files->output));
         goto done;
     }
-    RSM_CHECK(rsm_image_write_stream(env, restored, files->output, stream));
-    RSM_CHECK(stage_residual(env, outputs, files->residual, input, restored));
-    RSM_CHECK(stage_figure(env, outputs, files->figure, input, restored, options, report));
+    RSM_CHECK(rsm_image_write_stream(env, restored, files->output, to.output));
+    if (to.residual != NULL) RSM_CHECK(write_residual(env, input, restored, files->residual, to.residual));
+    if (to.figure != NULL) RSM_CHECK(write_figure(env, input, restored, options, report, to.figure));
     report->seconds_read = read;
     report->seconds_write = rsm_seconds() - written;
     report->seconds_total = rsm_seconds() - start;
-    RSM_CHECK(stage_report(context, outputs, files->report, report));
+    if (to.report != NULL) RSM_CHECK(write_report(context, report, files->report, to.report));
     RSM_CHECK(rsm_outputs_commit(outputs));
     if (result != NULL) {
         *result = report;

@@ -523,7 +523,7 @@ static resmap_status run_frames(cascade *c, const struct resmap_image *input, in
     report->volumes = calloc(frames, sizeof *report->volumes);
     if (report->volumes == NULL) return rsm_no_memory(c->env, frames * sizeof *report->volumes);
     report->volume_count = frames;
-    if (classify_only) {         /* nothing is written: the frame may be used as it is, but not its constness */
+    if (classify_only) {         /* there is no output to work in */
         copy = malloc(rsm_bytes(voxels, sizeof *copy));
         if (copy == NULL) return rsm_no_memory(c->env, voxels * sizeof *copy);
     }
@@ -536,7 +536,6 @@ static resmap_status run_frames(cascade *c, const struct resmap_image *input, in
         RSM_CHECK(check_finite(c, c->volume));
         status = measure(c, &constant);
         if (status != RESMAP_OK && constant && frames > 1) {
-            rsm_log(c->env, RESMAP_LOG_WARNING, "%s: frame %zu is constant and stays as it is", c->input_name, f);
             volume->constant = 1;
             volume->stopped = "clean";
             constant_frames++;
@@ -547,14 +546,17 @@ static resmap_status run_frames(cascade *c, const struct resmap_image *input, in
         RSM_CHECK(status);
         RSM_CHECK(run_volume(c, classify_only, volume));
     }
+    for (size_t f = 0; f < frames; f++)
+        if (report->volumes[f].constant)
+            rsm_log(c->env, RESMAP_LOG_WARNING, "%s: frame %zu is constant and stays as it is", c->input_name, f);
 done:
     free(copy);
     return status;
 }
 
 resmap_status rsm_cascade_run(rsm_network *net, const struct resmap_image *input, const struct resmap_image *mask,
-                              const char *input_name, const resmap_options *options, int classify_only,
-                              struct resmap_image *output, resmap_report *report)
+                              const resmap_options *options, int classify_only, struct resmap_image *output,
+                              resmap_report *report)
 {
     static const char *const places[] = {"device", "host", "recomputed"};
     cascade c = {0};
@@ -565,7 +567,7 @@ resmap_status rsm_cascade_run(rsm_network *net, const struct resmap_image *input
     c.config = &rsm_network_model(net)->config;
     c.options = options;
     c.shape = input->shape;
-    c.input_name = input_name;
+    c.input_name = input->path != NULL ? input->path : "image";
     c.prompt_class = -1;
     RSM_CHECK(choose_steps(&c));
     if (classify_only && c.config->class_count == 0) {
@@ -574,7 +576,7 @@ resmap_status rsm_cascade_run(rsm_network *net, const struct resmap_image *input
     }
     if (mask != NULL) {
         if (!rsm_image_same_grid(input, mask) || mask->shape[3] != 1) {
-            status = rsm_fail(c.env, RESMAP_BAD_FILE, "%s: the mask's grid is not the image's", input_name);
+            status = rsm_fail(c.env, RESMAP_BAD_FILE, "%s: not on the grid of %s", mask->path != NULL ? mask->path : "mask", c.input_name);
             goto done;
         }
         c.mask = mask->data;
@@ -587,7 +589,7 @@ resmap_status rsm_cascade_run(rsm_network *net, const struct resmap_image *input
         size_t height, width;
         rsm_view_tile(c.full, &height, &width);
         rsm_log(c.env, RESMAP_LOG_WARNING, "%s: device memory is too small for whole slices: independent tiles of %zu x %zu are used, "
-                "which changes the result", input_name, width, height);
+                "which changes the result", c.input_name, width, height);
     }
     status = run_frames(&c, input, classify_only, output, report);
     report->encodings = classify_only ? NULL : options->decide_by_slice || c.forced_count > 0 ? "reused" : places[c.worst_place];

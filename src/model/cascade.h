@@ -7,10 +7,10 @@
 
 /* Restores (or, with classify_only, classifies) every frame of `input`. output: an image of input's shape whose data is
  * overwritten, or NULL with classify_only. Fills in of the report: plane, decide, prompt, encodings, tiled, band_rows, classes,
- * volumes; what is there when a call fails belongs to the caller all the same (resmap_report_free). input_name: for messages. */
+ * volumes; what is there when a call fails belongs to the caller all the same (resmap_report_free). */
 resmap_status rsm_cascade_run(rsm_network *network, const struct resmap_image *input, const struct resmap_image *mask,
-                              const char *input_name, const resmap_options *options, int classify_only,
-                              struct resmap_image *output, resmap_report *report);
+                              const resmap_options *options, int classify_only, struct resmap_image *output,
+                              resmap_report *report);
 
 /* Parses --order: class indices, none of them "clean". RESMAP_BAD_ARGUMENT with the reason. */
 resmap_status rsm_cascade_order(rsm_env *env, const rsm_config *config, const char *order, int classes[RESMAP_MAX_STEPS],
