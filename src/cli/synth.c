@@ -78,11 +78,11 @@ static int parse_motion(const char *value, void *target)
     double v[3];
     int count = numbers(value, 3, v);
 
-    /* A negative share would mean "draw it" to the library. */
-    if (count < 2 || (count == 3 && (v[2] < 0 || v[2] > 100))) return 0;
+    if (count < 2) return 0;
     r->options.motion_mm = v[0];
     r->options.motion_deg = v[1];
-    if (count == 3) r->options.motion_percent = v[2];
+    /* A negative share means "draw it" to the library, but is a mistake here; it refuses NaN. */
+    if (count == 3) r->options.motion_percent = v[2] < 0 ? NAN : v[2];
     r->motion = 1;
     return 1;
 }
