@@ -51,3 +51,14 @@ __kernel void fft_scatter(__global const float *source, const int m, __global fl
     const int q = first + row;
     vstore2(value * scale, q % inner + (q / inner) * inner * n + j * inner, target + offset);
 }
+
+#ifdef CLFFT_PROBE
+
+/* Compiles only where clFFT's kernels do, which assign pointers of other types without a cast: an error since Clang 16. */
+__kernel void clfft_probe(__global float2 *values)
+{
+    __global float4 *pairs = values;
+    pairs[0] = (float4)(0.0f);
+}
+
+#endif

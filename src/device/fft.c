@@ -112,7 +112,7 @@ static resmap_status plan_is_right(rsm_device *device, const rsm_fft_entry *entr
     for (size_t row = 0; row < entry->batch; row++) values[2 * (row * m + (row + 1) % m)] = 1.0f;
     RSM_CHECK(rows_create(device, entry, &made));
     RSM_CHECK(rsm_buffer_write(device, made.from, 0, values, count));
-    RSM_CHECK(rsm_clfft_run(device, entry->plan, made.from, made.to, made.work));
+    if (rsm_clfft_run(device, entry->plan, made.from, made.to, made.work) != RESMAP_OK) goto done;
     *right = 1;
     for (int last = 0; last < 2; last++) {
         size_t row = last ? entry->batch - 1 : 0;
@@ -132,8 +132,11 @@ done:
 static resmap_status try_plan(rsm_device *device, rsm_fft_entry *entry, size_t m, size_t pencils)
 {
     int right = 0;
+    rsm_kernel *probe;
     entry->m = m;
     entry->batch = pencils < MOST_GATHERED / m ? pencils : MOST_GATHERED / m;
+    /* clFFT prints what a compiler says about its kernels: better not to ask for them where they do not compile. */
+    if (rsm_kernel_get(device, "fft", "clfft_probe", "-DCLFFT_PROBE", &probe) != RESMAP_OK) return RESMAP_OK;
     if (entry->batch == 0 || rsm_clfft_create(device, m, entry->batch, &entry->plan) != RESMAP_OK) return RESMAP_OK;
     RSM_TRY(plan_is_right(device, entry, &right));
     if (right) return RESMAP_OK;
@@ -173,7 +176,7 @@ static resmap_status find_entry(rsm_device *device, size_t n, size_t pencils, rs
         RSM_CHECK(try_plan(device, entry, m, pencils));
         if (entry->plan) RSM_CHECK(make_chirp(device, entry));
     }
-    if (!entry->plan) rsm_log(device->env, RESMAP_LOG_WARNING, "device %s: clFFT fails for length %zu: transformed on the host",
+    if (!entry->plan) rsm_log(device->env, RESMAP_LOG_INFO, "device %s: clFFT fails for length %zu: transformed on the host",
                               device->info.name, n);
     entry->next = device->ffts;
     device->ffts = entry;
