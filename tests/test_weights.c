@@ -565,7 +565,7 @@ START_TEST(model_configuration)
         {"{\"bias\": 64}", "64", "class_pixels"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 3", "classifier_views"},
         {"{\"bias\": 64}", "{}, \"classifier_views\": 2", "classifier_views"},
-        {"{\"bias\": 64}", "{\"bias\": 64, \"noise\": 32}, \"classifier_views\": 2", "classifier_views"},
+        {"{\"bias\": 64}", "{\"bias\": 64, \"noise\": 32}", "different sizes"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 2", "classifier.fc1.weight"},
     };
 

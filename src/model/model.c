@@ -214,13 +214,14 @@ static resmap_status read_views(rsm_env *env, const char *name, const json_t *ro
 
         if (i < 0) return bad(env, name, "class_pixels names %.60s, which is none of the classes", key);
         RSM_TRY(read_size(env, name, "class_pixels", value, 8, 1024, &config->class_pixels[i]));
-        if (shrunken != 0 && shrunken != config->class_pixels[i]) shrunken = SIZE_MAX;
-        if (shrunken == 0) shrunken = config->class_pixels[i];
+        if (shrunken != 0 && shrunken != config->class_pixels[i])
+            return bad(env, name, "class_pixels names different sizes; one shrunken view is all there is");
+        shrunken = config->class_pixels[i];
     }
     config->classifier_views = 1;
     if (views) RSM_TRY(read_size(env, name, "classifier_views", views, 1, 2, &config->classifier_views));
-    if (config->classifier_views == 2 && (shrunken == 0 || shrunken == SIZE_MAX))
-        return bad(env, name, "two classifier_views need class_pixels, the same for all its classes");
+    if (config->classifier_views == 2 && shrunken == 0)
+        return bad(env, name, "two classifier_views need class_pixels");
     return RESMAP_OK;
 }
 
