@@ -10,6 +10,11 @@
  * M| A |   | C |   |      gemm_group (GPUs): a work-group of GROUP x GROUP items computes a square of 4 GROUP x 4 GROUP of
  *  +---+---+---+---+      C, 4 x 4 an item, with GROUP columns of A and rows of B at a time in local memory. */
 
+#if !defined(WIDTH) && !defined(GROUP)           /* checkers of this file see both */
+#define WIDTH 16
+#define GROUP 16
+#endif
+
 #ifdef WIDTH
 
 #ifndef DEPTH
