@@ -3,7 +3,8 @@
 A group is a few slices of one corrupted (or clean) slab with their clean counterparts, both scaled by the
 CORRUPTED slab's numbers, as inference will be.  The artifact is always applied to the slab in 3-D, never to a
 slice.  Groups are float16 .npy files [2, slices, H, W] (0: input, 1: target) named KIND-NUMBER-THRESHOLD.npy;
-threshold is the corrupted slab's mean, scaled.  The pool rolls: old groups are replaced as new ones are made.
+threshold is the corrupted slab's mean, scaled.  `small` groups
+are clean slabs as make_small makes them.  The pool rolls: old groups are replaced as new ones are made.
 """
 import argparse
 import csv
@@ -16,7 +17,7 @@ import scipy.fft
 
 import artifacts
 from scaling import scale_numbers
-from views import area_matrix
+from views import area_matrix, view_shape
 
 KINDS = ("motion", "noise", "bias", "clean")
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -176,17 +177,29 @@ def make_group(src, rng, kind, slices=8):
     raise RuntimeError("no usable slab")
 
 
+def make_small(src, rng, pixels=64):
+    """A clean slab whose slices are all area-averaged to 64 pixels: [slices, h, w], its full-size scale 1.
+
+    Bias fields are smooth, so training draws them afresh on these (train.py), as many as it wants.
+    """
+    x, edge, fg, ok = clean_slab(src, rng, "bias")
+    h, w = view_shape(x.shape[1], x.shape[0], pixels)
+    y = np.einsum("ai,ijk,bj->kba", area_matrix(x.shape[0], w).astype(np.float32), x,
+                  area_matrix(x.shape[1], h).astype(np.float32), optimize=True)
+    return y.astype(np.float16)
+
+
 def worker(pool, split, seed, sizes, pause):
     os.makedirs(pool, exist_ok=True)
-    rng = np.random.default_rng([seed, int(time.time())])
+    rng, made = np.random.default_rng([seed, int(time.time())]), KINDS + ("small",)
     src = Source(split)
     serial = 1 + max([int(f.split("-")[1]) for f in os.listdir(pool) if f.endswith(".npy")] or [0])
     while True:
-        have = {k: sorted((f for f in os.listdir(pool) if f.startswith(k)), key=lambda f: int(f.split("-")[1])) for k in KINDS}
-        fill = [len(have[k]) / sizes[k] for k in KINDS]
-        kind = KINDS[int(np.argmin(fill))] if min(fill) < 1 else rng.choice(KINDS, p=[0.4, 0.2, 0.2, 0.2])
+        have = {k: sorted((f for f in os.listdir(pool) if f.startswith(k)), key=lambda f: int(f.split("-")[1])) for k in made}
+        fill = [len(have[k]) / sizes[k] for k in made]
+        kind = made[int(np.argmin(fill))] if min(fill) < 1 else rng.choice(made, p=[0.55, 0.1, 0.1, 0.1, 0.15])
         try:
-            g, threshold = make_group(src, rng, kind)
+            g, threshold = (make_small(src, rng), 0.0) if kind == "small" else make_group(src, rng, kind)
         except (RuntimeError, ValueError, IndexError) as e:
             print("group left out:", kind, repr(e), flush=True)
             continue
@@ -210,4 +223,4 @@ if __name__ == "__main__":
     p.add_argument("--groups", type=int, default=100, help="groups kept of a kind (motion: twice as many)")
     p.add_argument("--pause", type=float, default=0.5)
     a = p.parse_args()
-    worker(a.pool, a.split, a.seed, {k: a.groups * (2 if k == "motion" else 1) for k in KINDS}, a.pause)
+    worker(a.pool, a.split, a.seed, {k: a.groups * (2 if k == "motion" else 1) for k in KINDS + ("small",)}, a.pause)

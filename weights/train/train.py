@@ -13,12 +13,14 @@ import json
 import math
 import os
 import random
+import signal
 import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from artifacts import bias_terms
 from data import KINDS
 from model import ResMAP, initialise
 from views import area_matrix, pad8, view_shape
@@ -52,7 +54,7 @@ class Pool:
         while True:
             if time.time() - self.listed > 15:
                 names = [f for f in os.listdir(self.path) if f.endswith(".npy")]
-                self.names = {k: [f for f in names if f.startswith(k)] for k in KINDS}
+                self.names = {k: [f for f in names if f.startswith(k)] for k in KINDS + ("small",)}
                 self.listed = time.time()
             try:
                 name = random.choice(self.names[kind])
@@ -71,6 +73,39 @@ class Pool:
         if random.random() < 0.5:
             x = x.flip(3)
         return x.unsqueeze(2).contiguous(), threshold
+
+
+    def fields(self, n):
+        """n shrunken slices of one clean slab under a bias field drawn afresh: [2, n, 1, h, w], scaled by the biased slab."""
+        while True:
+            g, _ = self.group("small")
+            x = np.array(g, dtype=np.float32)
+            k, h, w = x.shape
+            order = random.choices((1, 2, 3), (0.15, 0.2, 0.65))[0]
+            c = random.uniform(0.3, 0.7) if random.random() < 0.4 else random.uniform(0.05, 1.1)
+            low = 0.0 if random.random() < 0.2 else -c
+            terms = bias_terms(order)
+            coef = np.zeros((order + 1,) * 3)
+            for (a, b, d) in terms:
+                coef[a, b, d] = random.uniform(low, c)
+            axes = [np.stack([((np.arange(m) + 0.5) / m * 2 - 1) ** p for p in range(order + 1)], 1) for m in (w, h, k)]
+            f = np.exp(np.einsum("abd,xa,yb,zd->zyx", coef, *axes, optimize=True)).astype(np.float32)
+            mean = x.mean()
+            fg = x > mean
+            f /= f[fg].mean()
+            y = x * f
+            # the full-size clean slab's scale is 1; averaging lowers the small one's, alike for both
+            ys, xs = y[:, ::2, ::2], x[:, ::2, ::2]
+            hi = np.percentile(ys[ys > ys.mean()], 99.5) / np.percentile(xs[xs > mean], 99.5)
+            share = fg.mean((1, 2))
+            ok = np.flatnonzero(share > 0.06)
+            if len(ok) < n:
+                continue
+            pick = np.random.permutation(ok)[:n]
+            z = torch.from_numpy(np.stack([y[pick], x[pick]]) / np.float32(hi)).unsqueeze(2)
+            if random.random() < 0.3:
+                z = torch.rot90(z, random.choice((1, 2, 3)), (3, 4))
+            return (z.flip(4) if random.random() < 0.5 else z).contiguous()
 
 
 def shrunk(x, pixels):
@@ -182,9 +217,9 @@ def main():
         e0, e1 = (x - y).square().mean(), (out - y).square().mean()
         return 10 * torch.log10((e0 + 1e-9) / (e1 + 1e-9))
 
-    def visible(g):
+    def visible(g, db=43):
         """Too faint an artifact is not called one: the classifier is not asked there."""
-        return (g[0] - g[1]).square().mean().item() > 10 ** -4.3
+        return (g[0] - g[1]).square().mean().item() > 10 ** (-db / 10)
 
     def reps(kind):
         r = work.get(kind, 1.0)
@@ -220,16 +255,25 @@ def main():
             loss = loss + a.ce * classify(full, pooled(shrunk(g[0, :1], PIXELS)), 1, "noise")
         return loss
 
+    def second_view(g):
+        """Another slice to classify, cheaply: its full view shrunken to 80..128 pixels."""
+        side = random.randint(80, 128)
+        return pooled(shrunk(g[0, :1], side)), pooled(shrunk(g[0, :1], PIXELS))
+
     def task_bias():
-        g, th = pool.slices("bias", 4)
-        z = shrunk(g, PIXELS)
-        loss, small, out = restore(z[0], z[1], CLASS["bias"])
-        note("l1_bias", loss)
-        note("gain_bias", gain(out, z[0], z[1]))
-        loss = loss * weights["bias"]
-        if visible(g[:, :1]):
-            loss = loss + a.ce * classify(pooled(large(g[:, :1], th, progress, 0.3)[0]), small[:1], 2, "bias")
-        return loss
+        total = 0
+        for _ in range(3):
+            z = pool.fields(2)
+            loss, small, out = restore(z[0], z[1], CLASS["bias"])
+            note("l1_bias", loss)
+            note("gain_bias", gain(out, z[0], z[1]))
+            total = total + loss * weights["bias"]
+        for turn in range(2):
+            g, th = pool.slices("bias", 1)
+            if visible(g, 36):
+                views = second_view(g) if turn else (pooled(large(g, th, progress, 0.3)[0]), pooled(shrunk(g[0], PIXELS)))
+                total = total + a.ce * classify(*views, 2, "bias")
+        return total
 
     def task_clean():
         g, th = pool.slices("clean", 1)
@@ -241,9 +285,13 @@ def main():
             loss = 0.5 * loss
         else:
             full, loss = pooled(large(g[:, :1], th, progress, 0.6)[0]), 0
-        return loss + a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), 3, "clean")
+        loss = loss + a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), 3, "clean")
+        g, th = pool.slices("clean", 1)
+        return loss + a.ce * classify(*second_view(g), 3, "clean")
 
     tasks = {"motion": task_motion, "noise": task_noise, "bias": task_bias, "clean": task_clean}
+    ending = []
+    signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
     saved = reported = time.time()
     t0 = time.time()
     progress = 0.0
@@ -279,12 +327,14 @@ def main():
             sums.clear()
             count.clear()
             reported = now
-        if now - saved > a.save_every or spent >= a.minutes * 60:
+        if now - saved > a.save_every or spent >= a.minutes * 60 or ending:
             state = {"net": net.state_dict(), "opt": opt.state_dict(), "ema": ema, "step": step, "spent": spent,
                      "pixels": seen, "config": json.dumps(net.config)}
             torch.save(state, last + ".tmp")
             os.replace(last + ".tmp", last)
             saved = time.time()
+            if ending:
+                break
 
 
 if __name__ == "__main__":
