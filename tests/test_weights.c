@@ -944,9 +944,9 @@ int main(void)
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tcase_add_checked_fixture(cases[i], setup, NULL);
+        tcase_set_timeout(cases[i], 900);   /* slow under valgrind */
         suite_add_tcase(suite, cases[i]);
     }
-    tcase_set_timeout(damage, 900);   /* slow under valgrind */
     tcase_add_test(walk, restormer_counts);
     tcase_add_test(walk, hidden_channels);
     tcase_add_test(walk, walk_stops);
