@@ -1,0 +1,274 @@
+/* The whole library on a driver that computes wrongly, runs out of memory, or fails: a wrong device is refused before it writes
+ * anything, little memory means smaller bands, and every failure is an error, never a half-made result or a leak.
+ *
+ * The driver's calls are caught by defining them here: the linker prefers the program's own definitions to libOpenCL's. */
+#define _GNU_SOURCE 1                            /* RTLD_NEXT */
+#include <CL/cl.h>
+#include <check.h>
+#include <dlfcn.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "resmap.h"
+#include "tests/paths.h"
+
+static int wrong_reads;                          /* results come back 1 % too large */
+static size_t largest_buffer;                    /* bytes; 0: no limit */
+static long calls, failing_call;                 /* failing_call 0: none fails */
+static cl_int failing_code;
+static int memories;                             /* alive */
+static int steps = 2;
+
+static void *real(const char *name)
+{
+    void *function = dlsym(RTLD_NEXT, name);
+
+    if (function == NULL) abort();
+    return function;
+}
+
+static int fails(void)
+{
+    return ++calls == failing_call;
+}
+
+cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void *host, cl_int *error)
+{
+    cl_mem (*function)(cl_context, cl_mem_flags, size_t, void *, cl_int *);
+    cl_mem made;
+
+    *(void **)&function = real("clCreateBuffer");
+    if (fails() || (largest_buffer > 0 && size > largest_buffer)) {
+        if (error != NULL) *error = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+        return NULL;
+    }
+    made = function(context, flags, size, host, error);
+    if (made != NULL) memories++;
+    return made;
+}
+
+cl_int clReleaseMemObject(cl_mem memory)
+{
+    cl_int (*function)(cl_mem);
+
+    *(void **)&function = real("clReleaseMemObject");
+    memories--;
+    return function(memory);
+}
+
+cl_int clEnqueueReadBuffer(cl_command_queue queue, cl_mem buffer, cl_bool blocking, size_t offset, size_t size, void *target,
+                           cl_uint waits, const cl_event *wait, cl_event *event)
+{
+    cl_int (*function)(cl_command_queue, cl_mem, cl_bool, size_t, size_t, void *, cl_uint, const cl_event *, cl_event *);
+    cl_int status;
+
+    if (fails()) return failing_code;
+    *(void **)&function = real("clEnqueueReadBuffer");
+    status = function(queue, buffer, blocking, offset, size, target, waits, wait, event);
+    if (wrong_reads)
+        for (size_t i = 0; i < size / sizeof(float); i++) ((float *)target)[i] *= 1.01f;
+    return status;
+}
+
+cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint dims, const size_t *offset, const size_t *global,
+                              const size_t *local, cl_uint waits, const cl_event *wait, cl_event *event)
+{
+    cl_int (*function)(cl_command_queue, cl_kernel, cl_uint, const size_t *, const size_t *, const size_t *, cl_uint,
+                       const cl_event *, cl_event *);
+
+    if (fails()) return failing_code;
+    *(void **)&function = real("clEnqueueNDRangeKernel");
+    return function(queue, kernel, dims, offset, global, local, waits, wait, event);
+}
+
+/* ---- What is run ---- */
+
+/* Large enough that scratch memory outweighs the weights. */
+enum { WIDTH = 88, HEIGHT = 64, SLICES = 2 };
+
+static const char *const MODEL = TOP_SRCDIR "/tests/vectors/cascade.safetensors";
+static char cache[] = "/tmp/resmap-test-driver-XXXXXX";
+
+typedef struct session {
+    resmap_context *context;
+    resmap_model *model;
+    resmap_image *input, *output;
+    resmap_report *report;
+} session;
+
+/* Opens the first device and runs the cascade, as far as it goes. */
+static resmap_status run(session *s)
+{
+    static float data[WIDTH * HEIGHT * SLICES];
+    const size_t shape[4] = {WIDTH, HEIGHT, SLICES, 1};
+    resmap_options options;
+    resmap_status status;
+
+    for (size_t i = 0; i < WIDTH * HEIGHT * SLICES; i++) data[i] = (float)(i % WIDTH < 60 ? 100 + i * 37 % 61 : i % 7);
+    memset(s, 0, sizeof *s);
+    resmap_options_init(&options);
+    options.steps = steps;
+    ck_assert_int_eq(resmap_context_create(&s->context), RESMAP_OK);
+    status = resmap_open_device(s->context, "auto");
+    if (status == RESMAP_OK) status = resmap_model_open(s->context, MODEL, &s->model);
+    if (status == RESMAP_OK) status = resmap_image_create(s->context, data, shape, NULL, &s->input);
+    if (status == RESMAP_OK) status = resmap_restore(s->context, s->model, s->input, NULL, &options, &s->output, &s->report);
+    return status;
+}
+
+static void end(session *s)
+{
+    resmap_report_free(s->report);
+    resmap_image_free(s->output);
+    resmap_image_free(s->input);
+    resmap_model_free(s->model);
+    resmap_context_free(s->context);
+    ck_assert_msg(memories == 0, "%d buffers left", memories);
+    wrong_reads = 0;
+    largest_buffer = 0;
+    failing_call = calls = 0;
+}
+
+START_TEST(wrong_device_is_refused)
+{
+    session s;
+
+    setenv("RESMAP_CACHE", "off", 1);            /* no check remembered */
+    wrong_reads = 1;
+    ck_assert_int_eq(run(&s), RESMAP_SELF_CHECK_FAILED);
+    ck_assert_ptr_nonnull(strstr(resmap_error(s.context), "computes wrongly"));
+    ck_assert_ptr_null(s.output);
+    end(&s);
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    end(&s);
+}
+END_TEST
+
+/* A passed check is remembered for this device and model, a failed one never. */
+START_TEST(checks_are_remembered)
+{
+    session s;
+    long first;
+
+    setenv("RESMAP_CACHE", cache, 1);
+    wrong_reads = 1;
+    ck_assert_int_eq(run(&s), RESMAP_SELF_CHECK_FAILED);
+    end(&s);
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    first = calls;
+    end(&s);
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    ck_assert_msg(calls < first, "%ld calls with the check, %ld without", first, calls);
+    end(&s);
+}
+END_TEST
+
+/* Bands get smaller until the buffers fit, which changes nothing; at last there is no way. */
+START_TEST(little_memory)
+{
+    static float expected[WIDTH * HEIGHT * SLICES];
+    session s;
+    size_t rows;
+    int smaller = 0, refused = 0;
+
+    setenv("RESMAP_CACHE", cache, 1);
+    steps = 1;                                   /* these random weights would magnify rounding in a second */
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    memcpy(expected, resmap_image_data_const(s.output), sizeof expected);
+    rows = s.report->band_rows;
+    end(&s);
+    for (size_t limit = 3000000; limit > 50000; limit = limit * 3 / 5) {
+        resmap_status status;
+        largest_buffer = limit;
+        status = run(&s);
+        if (status != RESMAP_OK) {
+            ck_assert_int_eq(status, RESMAP_NO_DEVICE_MEMORY);
+            ck_assert_ptr_null(s.output);
+            refused++;
+        } else if (s.report->band_rows < rows && !s.report->tiled) {
+            double most = 0;
+            for (size_t i = 0; i < WIDTH * HEIGHT * SLICES; i++)
+                most = fmax(most, fabs((double)resmap_image_data_const(s.output)[i] - (double)expected[i]));
+            ck_assert_msg(most <= 160 * 1e-5, "bands of %zu rows differ by %g", s.report->band_rows, most);
+            smaller++;
+        }
+        end(&s);
+    }
+    steps = 2;
+    ck_assert_int_gt(smaller, 0);
+    ck_assert_int_gt(refused, 0);
+}
+END_TEST
+
+/* Call number 1, 2, 3, 5, 8 … fails: in the middle of planning, encoding, decoding, reading back. */
+START_TEST(every_failure_is_an_error)
+{
+    static const cl_int codes[] = {CL_OUT_OF_RESOURCES, CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_INVALID_COMMAND_QUEUE};
+    session s;
+    long total, before = 1, next = 1;
+    int seen = 0;
+
+    setenv("RESMAP_CACHE", cache, 1);
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    total = calls;
+    end(&s);
+    while (next < total) {
+        long number = next;
+        resmap_status status;
+        failing_code = codes[seen++ % 3];
+        failing_call = number;
+        status = run(&s);
+        if (status == RESMAP_OK) {               /* memory found by smaller bands, or kept elsewhere */
+            ck_assert_ptr_nonnull(s.output);
+            for (size_t i = 0; i < WIDTH * HEIGHT * SLICES; i++) ck_assert(isfinite(resmap_image_data_const(s.output)[i]));
+        } else {
+            printf("call %ld: %s\n", number, resmap_error(s.context));
+            ck_assert_ptr_null(s.output);
+            ck_assert_ptr_null(s.report);
+            ck_assert_str_ne(resmap_error(s.context), "");
+        }
+        end(&s);
+        next = before + number;
+        before = number;
+    }
+    ck_assert_int_gt(seen, 8);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("driver");
+    TCase *tests = tcase_create("driver");
+    SRunner *runner;
+    resmap_context *context;
+    int failed;
+    resmap_status status;
+
+    if (resmap_context_create(&context) != RESMAP_OK) return 99;
+    status = resmap_open_device(context, "auto");
+    if (status != RESMAP_OK) printf("skipped: %s\n", resmap_error(context));
+    resmap_context_free(context);
+    if (status != RESMAP_OK) return 77;
+    if (mkdtemp(cache) == NULL) return 99;
+
+    tcase_set_timeout(tests, 0);
+    tcase_add_test(tests, wrong_device_is_refused);
+    tcase_add_test(tests, checks_are_remembered);
+    tcase_add_test(tests, little_memory);
+    tcase_add_test(tests, every_failure_is_an_error);
+    suite_add_tcase(suite, tests);
+    runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_NORMAL);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    {
+        char command[128];
+        snprintf(command, sizeof command, "rm -rf '%s'", cache);
+        if (system(command) != 0) failed++;
+    }
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
