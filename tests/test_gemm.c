@@ -21,14 +21,14 @@ static float number(void)
 }
 
 typedef struct layout {
-    size_t offset, pad;
+    size_t offset, pad, behind;      /* elements before, between rows, after */
 } layout;
 
 /* A buffer of `rows` x `columns` in the middle of `outside`; the host's copy goes to *values. */
 static rsm_matrix make(rsm_device *device, size_t rows, size_t columns, layout where, float outside, int fill, float **values)
 {
     rsm_matrix matrix = {NULL, where.offset, columns + where.pad};
-    size_t count = where.offset + (rows - 1) * matrix.stride + columns;
+    size_t count = where.offset + (rows - 1) * matrix.stride + columns + where.behind;
     *values = malloc(count * sizeof **values);
     ck_assert_ptr_nonnull(*values);
     for (size_t i = 0; i < count; i++) (*values)[i] = outside;
@@ -90,12 +90,12 @@ static const size_t shapes[][3] = {   /* m, n, k: the small ones first */
 
 static void shapes_of(rsm_device *device, size_t count)
 {
-    const layout none = {0, 0};
+    const layout none = {0, 0, 0};
     for (size_t i = 0; i < count; i++) {
         size_t m = shapes[i][0], n = shapes[i][1], k = shapes[i][2];
         one(device, m, n, k, none, none, none, 0);
-        one(device, m, n, k, (layout){3, 1}, (layout){64, 0}, (layout){7, 5}, 0);
-        one(device, m, n, k, (layout){0, 9}, (layout){5, 31}, (layout){0, 16}, 1);
+        one(device, m, n, k, (layout){3, 1, 0}, (layout){64, 0, 0}, (layout){7, 5, 9 * (n + 5)}, 0);
+        one(device, m, n, k, (layout){0, 9, 1}, (layout){5, 31, 1}, (layout){0, 16, 0}, 1);
     }
 }
 
@@ -119,10 +119,10 @@ static void every_kind(rsm_device *device)
     /* CLBlast: the direct kernel, then the indirect one, whose copies of the matrices are what goes wrong elsewhere. */
     device->gemm = RSM_GEMM_CLBLAST;
     shapes_of(device, 9);
-    const layout none = {0, 0};
-    one(device, 256, 256, 256, none, (layout){65536, 0}, none, 0);
-    one(device, 256, 256, 256, (layout){256, 0}, (layout){0, 64}, (layout){512, 0}, 1);
-    one(device, 256, 512, 128, (layout){0, 128}, (layout){100, 3}, (layout){128, 256}, 0);
+    const layout none = {0, 0, 0};
+    one(device, 256, 256, 256, none, (layout){65536, 0, 0}, none, 0);
+    one(device, 256, 256, 256, (layout){256, 0, 0}, (layout){0, 64, 0}, (layout){512, 0, 0}, 1);
+    one(device, 256, 512, 128, (layout){0, 128, 0}, (layout){100, 3, 0}, (layout){128, 256, 0}, 0);
 }
 
 static resmap_status open_index(size_t index, rsm_device **device)
@@ -151,7 +151,7 @@ START_TEST(the_same_every_time)
     float *first = malloc(M * N * sizeof *first), *again = malloc(M * N * sizeof *again), *a, *b, *c;
     ck_assert(first && again);
     OK(open_index((size_t)_i, &device));
-    const layout none = {0, 0};
+    const layout none = {0, 0, 0};
     rsm_matrix ma = make(device, M, K, none, 0, 1, &a), mb = make(device, K, N, none, 0, 1, &b);
     rsm_matrix mc = make(device, M, N, none, 0, 0, &c);
     for (int run = 0; run < 3; run++) {
