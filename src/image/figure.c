@@ -247,10 +247,14 @@ resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, 
     canvas c = {0};
 
     /* three slices of each column */
-    float *slices = malloc(rsm_bytes(3 * MOST_ROWS, rsm_bytes(area, sizeof *slices)));
-    float *columns[3] = {slices, slices + MOST_ROWS * area, slices + 2 * MOST_ROWS * area};
-    size_t *counts = malloc(rsm_bytes(slicing->slices, sizeof *counts));
-    if (!slices || !counts) RSM_CHECK(rsm_no_memory(env, 9 * area * sizeof *slices));
+    size_t bytes = rsm_bytes(3 * MOST_ROWS, rsm_bytes(area, sizeof(float)));
+    float *slices = bytes ? malloc(bytes) : NULL;
+    size_t *counts = malloc(slicing->slices * sizeof *counts);
+    if (!slices || !counts) {
+        status = rsm_no_memory(env, bytes);
+        goto done;
+    }
+    float *const columns[3] = {slices, slices + MOST_ROWS * area, slices + 2 * MOST_ROWS * area};
 
     for (frame = 0; frame < shape[3]; frame++) {   /* constant frames of 4-D files pass through: not worth a picture */
         status = rsm_scale_measure(env, "figure", before->data + frame * voxels, NULL, voxels, &scale, &constant);
@@ -269,7 +273,10 @@ resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, 
         note = rsm_format("difference (before - after): black %.3g, mid grey 0, white +%.3g", -range, range);
     else
         note = rsm_format("difference: none (99.5 %% of the voxels shown are unchanged)");
-    if (!note) RSM_CHECK(rsm_no_memory(env, 80));
+    if (!note) {
+        status = rsm_no_memory(env, 80);
+        goto done;
+    }
     if (!(range > 0)) range = scale.hi - scale.lo;
 
     const view v = choose_view(before, slicing);
@@ -277,7 +284,10 @@ resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, 
     if (c.width < LEAST_WIDTH) c.width = LEAST_WIDTH;
     size_t pitch = (c.width - GAP) / 3, below = GAP + LINE + rows * (v.height + GAP);
     c.height = below + write_lines(&c, 0, note) + write_lines(&c, 0, caption) + GAP / 2;
-    if (!(c.pixels = malloc(rsm_bytes(c.width, c.height)))) RSM_CHECK(rsm_no_memory(env, c.width * c.height));
+    if (!(c.pixels = malloc(c.width * c.height))) {   /* at most some 900 x 1000 and the caption's lines */
+        status = rsm_no_memory(env, c.width * c.height);
+        goto done;
+    }
     fill(&c, 0, 0, c.width, c.height, PAPER);
     for (size_t k = 0; k < 3; k++) {
         size_t x = GAP + k * pitch;

@@ -406,8 +406,10 @@ resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image
     RSM_CHECK(source_open(env, path, &in));
     image = calloc(1, sizeof *image);
     buffer = malloc(CHUNK);
-    if (!image || !buffer || !(image->path = rsm_strdup(path)) || !(header = image->header = calloc(1, sizeof *header)))
-        RSM_CHECK(rsm_no_memory(env, CHUNK));
+    if (!image || !buffer || !(image->path = rsm_strdup(path)) || !(header = image->header = calloc(1, sizeof *header))) {
+        status = rsm_no_memory(env, CHUNK);
+        goto done;
+    }
     RSM_CHECK(header_read(&in, &header->raw, &f));
     header->version = f.version;
     int compressed = !gzdirect(in.gz);
@@ -423,7 +425,10 @@ resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image
     RSM_CHECK(read_extensions(&in, &f, header, &position));
     RSM_CHECK(skip_to(&in, position, (uint64_t)f.vox_offset, buffer));
     size_t bytes = rsm_bytes((size_t)f.voxels, sizeof(float));
-    if (!(image->data = malloc(bytes))) RSM_CHECK(rsm_no_memory(env, bytes));
+    if (!(image->data = malloc(bytes))) {
+        status = rsm_no_memory(env, bytes);
+        goto done;
+    }
     RSM_CHECK(read_voxels(&in, &f, buffer, image->data));
     /* The checksum of a gzip stream is compared only when its end is reached. */
     for (size_t got = 1; compressed && got > 0;) {
@@ -600,14 +605,17 @@ resmap_status rsm_image_create(rsm_env *env, const float *data, const size_t sha
     memcpy(image->voxel_to_world, matrix, sizeof image->voxel_to_world);
     image->dims = shape[3] > 1 ? 4 : shape[2] > 1 ? 3 : 2;
     resmap_status status = measure_voxel(env, RESMAP_BAD_ARGUMENT, "image", image);
-    if (status == RESMAP_OK && !(image->data = malloc(bytes))) status = rsm_no_memory(env, bytes);
-    if (status != RESMAP_OK) {
-        resmap_image_free(image);
-        return status;
+    if (status != RESMAP_OK) goto done;
+    if (!(image->data = malloc(bytes))) {
+        status = rsm_no_memory(env, bytes);
+        goto done;
     }
     memcpy(image->data, data, bytes);
     *result = image;
-    return RESMAP_OK;
+    image = NULL;
+done:
+    resmap_image_free(image);
+    return status;
 }
 
 static struct rsm_nifti *header_copy(const struct rsm_nifti *from)
