@@ -100,8 +100,8 @@ static void rows_free(rows *made)
     rsm_buffer_free(made->work);
 }
 
-/* clFFT is unmaintained, and computes wrongly with some compilers (lengths other than powers of two under Oclgrind): transforms
- * a shifted impulse in every row of a first batch, whose spectrum is known, and looks at the first and the last row. */
+/* clFFT is unmaintained, and has been reported to fail on several devices: transforms a shifted impulse in every row of a first
+ * batch, whose spectrum is known, and looks at the first and the last row. */
 static resmap_status plan_is_right(rsm_device *device, const rsm_fft_entry *entry, int *right)
 {
     size_t m = entry->m, count = 2 * m * entry->batch;
