@@ -29,7 +29,7 @@ static int fits(const rsm_matrix *matrix, size_t rows, size_t columns)
 static void reference(size_t m, size_t n, size_t k, const double *a, size_t a_stride, const double *b, size_t b_stride,
                       double *c, size_t c_stride, int accumulate)
 {
-    enum { RUN = 256 };
+    enum { RUN = 64 };
     double sum[RUN];
     for (size_t column = 0; column < n; column += RUN) {
         size_t width = n - column < RUN ? n - column : RUN;
@@ -38,7 +38,9 @@ static void reference(size_t m, size_t n, size_t k, const double *a, size_t a_st
             for (size_t p = 0; p < k; p++) {
                 double value = a[i * a_stride + p];
                 const double *row = b + p * b_stride + column;
-                for (size_t j = 0; j < width; j++) sum[j] += value * row[j];
+                /* With a constant count compilers use vectors. */
+                if (width == RUN) for (size_t j = 0; j < RUN; j++) sum[j] += value * row[j];
+                else for (size_t j = 0; j < width; j++) sum[j] += value * row[j];
             }
             double *to = c + i * c_stride + column;
             for (size_t j = 0; j < width; j++) to[j] = accumulate ? to[j] + sum[j] : sum[j];
