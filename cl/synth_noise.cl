@@ -47,7 +47,7 @@ __kernel void synth_blur(__global const float *in, __global float *out, __global
         int j = (position + t) % period;
         if (j < 0) j += period;
         if (j >= length) j = period - 1 - j;
-        sum += weights[abs(t)] * in[first + j * stride];
+        sum += weights[t < 0 ? -t : t] * in[first + j * stride];
     }
     out[i] = sum;
 }

@@ -98,8 +98,9 @@ done:
 /* ---- The whole ---- */
 
 static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_record *record, const resmap_image *clean,
-                                    const char *name, resmap_image *corrupted)
+                                    resmap_image *corrupted)
 {
+    const char *name = clean->path ? clean->path : "image";
     const size_t count = clean->shape[0] * clean->shape[1] * clean->shape[2], frames = clean->shape[3];
     size_t constant_frames = 0;
     for (size_t frame = 0; frame < frames; frame++) {
@@ -121,9 +122,9 @@ static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_
     return RESMAP_OK;
 }
 
-resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *clean, const char *name,
-                        const resmap_synth_options *options, const char *from, size_t from_size, const char *from_name,
-                        resmap_image **corrupted, char **record_text)
+resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *clean, const resmap_synth_options *options,
+                        const char *from, size_t from_size, const char *from_name, resmap_image **corrupted,
+                        char **record_text)
 {
     rsm_device *own = NULL;
     rsm_record record = {0};
@@ -143,7 +144,7 @@ resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *cl
         device = own;
     }
     RSM_CHECK(rsm_image_like(env, clean, &image));
-    RSM_CHECK(corrupt_frames(env, device, &record, clean, name, image));
+    RSM_CHECK(corrupt_frames(env, device, &record, clean, image));
     *corrupted = image;
     image = NULL;
     if (record_text) *record_text = text;
@@ -203,28 +204,16 @@ static char *caption_of(const resmap_synth_files *files, const resmap_synth_opti
                       (unsigned long long)options->seed);
 }
 
-static resmap_status stage_figure(rsm_env *env, rsm_outputs *outputs, const resmap_synth_files *files,
+static resmap_status write_figure(rsm_env *env, FILE *stream, const resmap_synth_files *files,
                                   const resmap_synth_options *options, const resmap_image *clean, const resmap_image *corrupted)
 {
     rsm_slicing slicing;
-    FILE *stream;
-    if (!files->figure) return RESMAP_OK;
     RSM_TRY(rsm_slicing_choose(env, clean, RESMAP_PLANE_AUTO, &slicing));
-    RSM_TRY(rsm_outputs_add(outputs, files->figure, &stream));
     char *caption = caption_of(files, options);
     if (!caption) return rsm_no_memory(env, 256);
     resmap_status status = rsm_figure_write(env, clean, corrupted, &slicing, caption, stream);
     free(caption);
     return status;
-}
-
-static resmap_status stage_record(rsm_env *env, rsm_outputs *outputs, const char *path, const char *record)
-{
-    FILE *stream;
-    if (!path) return RESMAP_OK;
-    RSM_TRY(rsm_outputs_add(outputs, path, &stream));
-    if (fputs(record, stream) < 0) return rsm_fail(env, RESMAP_IO, "%s: cannot be written", path);
-    return RESMAP_OK;
 }
 
 resmap_status rsm_synth_file(rsm_env *env, rsm_device *device, const resmap_synth_files *files,
@@ -234,20 +223,25 @@ resmap_status rsm_synth_file(rsm_env *env, rsm_device *device, const resmap_synt
     rsm_outputs *outputs = NULL;
     char *from = NULL, *record = NULL;
     size_t from_size = 0;
-    FILE *stream;
+    FILE *output, *report = NULL, *figure = NULL;
     resmap_status status;
 
     if (!files->from) RSM_CHECK(rsm_synth_options_check(env, options));
     RSM_CHECK(rsm_image_check_name(env, files->output));
     if (files->from) RSM_CHECK(read_text(env, files->from, &from, &from_size));
     RSM_CHECK(rsm_image_read(env, files->input, &clean));
-    /* Claiming the name first: an output that cannot be written should not cost the work. */
+    /* Claiming the names first: an output that cannot be written should not cost the work. */
     RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
-    RSM_CHECK(rsm_outputs_add(outputs, files->output, &stream));
-    RSM_CHECK(rsm_synth(env, device, clean, files->input, options, from, from_size, files->from, &corrupted, &record));
-    RSM_CHECK(rsm_image_write_stream(env, corrupted, files->output, stream));
-    RSM_CHECK(stage_record(env, outputs, files->report, record));
-    RSM_CHECK(stage_figure(env, outputs, files, options, clean, corrupted));
+    RSM_CHECK(rsm_outputs_add(outputs, files->output, &output));
+    if (files->report) RSM_CHECK(rsm_outputs_add(outputs, files->report, &report));
+    if (files->figure) RSM_CHECK(rsm_outputs_add(outputs, files->figure, &figure));
+    RSM_CHECK(rsm_synth(env, device, clean, options, from, from_size, files->from, &corrupted, &record));
+    RSM_CHECK(rsm_image_write_stream(env, corrupted, files->output, output));
+    if (report && fputs(record, report) < 0) {
+        status = rsm_fail(env, RESMAP_IO, "%s: cannot be written", files->report);
+        goto done;
+    }
+    if (figure) RSM_CHECK(write_figure(env, figure, files, options, clean, corrupted));
     RSM_CHECK(rsm_outputs_commit(outputs));
 done:
     rsm_outputs_free(outputs);
@@ -268,13 +262,13 @@ void resmap_synth_options_init(resmap_synth_options *options)
 resmap_status resmap_synth(resmap_context *context, const resmap_image *clean, const resmap_synth_options *options,
                            resmap_image **corrupted, char **record)
 {
-    return rsm_synth(&context->env, context->device, clean, "image", options, NULL, 0, NULL, corrupted, record);
+    return rsm_synth(&context->env, context->device, clean, options, NULL, 0, NULL, corrupted, record);
 }
 
 resmap_status resmap_synth_repeat(resmap_context *context, const resmap_image *clean, const char *record,
                                   resmap_image **corrupted)
 {
-    return rsm_synth(&context->env, context->device, clean, "image", NULL, record, strlen(record), "record", corrupted, NULL);
+    return rsm_synth(&context->env, context->device, clean, NULL, record, strlen(record), "record", corrupted, NULL);
 }
 
 resmap_status resmap_synth_file(resmap_context *context, const resmap_synth_files *files, const resmap_synth_options *options)

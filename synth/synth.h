@@ -116,11 +116,10 @@ void rsm_motion_protected(size_t n, size_t *first, size_t *count);
 
 /* ---- synth.c ---- */
 
-/* As resmap_synth and resmap_synth_repeat, on a device (NULL: plain C). name: of the image in messages. from: NULL, or a
- * record's text of from_size bytes (options are then not used), named from_name in messages. record: may be NULL. */
-resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *clean, const char *name,
-                        const resmap_synth_options *options, const char *from, size_t from_size, const char *from_name,
-                        resmap_image **corrupted, char **record);
+/* As resmap_synth and resmap_synth_repeat, on a device (NULL: plain C). from: NULL, or a record's text of from_size bytes
+ * (options are then not used), named from_name in messages. record: may be NULL. */
+resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *clean, const resmap_synth_options *options,
+                        const char *from, size_t from_size, const char *from_name, resmap_image **corrupted, char **record);
 /* As resmap_synth_file. */
 resmap_status rsm_synth_file(rsm_env *env, rsm_device *device, const resmap_synth_files *files,
                              const resmap_synth_options *options);

@@ -578,9 +578,9 @@ START_TEST(repeats)
     for (int d = 0; d < device_count; d++) {
         resmap_image *one, *two, *three;
         char *record, *record_again;
-        OK(rsm_synth(&env, devices[d].device, clean, "clean", &options, NULL, 0, NULL, &one, &record));
-        OK(rsm_synth(&env, devices[d].device, clean, "clean", &options, NULL, 0, NULL, &two, NULL));
-        OK(rsm_synth(&env, devices[d].device, clean, "clean", NULL, record, strlen(record), "record", &three, &record_again));
+        OK(rsm_synth(&env, devices[d].device, clean, &options, NULL, 0, NULL, &one, &record));
+        OK(rsm_synth(&env, devices[d].device, clean, &options, NULL, 0, NULL, &two, NULL));
+        OK(rsm_synth(&env, devices[d].device, clean, NULL, record, strlen(record), "record", &three, &record_again));
         ck_assert_int_eq(memcmp(one->data, two->data, voxels(clean) * sizeof *one->data), 0);
         ck_assert_int_eq(memcmp(one->data, three->data, voxels(clean) * sizeof *one->data), 0);
         ck_assert_str_eq(record, record_again);
@@ -616,13 +616,13 @@ START_TEST(zero_and_frames)
     resmap_synth_options_init(&options);
     options.artifacts = RESMAP_MOTION | RESMAP_BIAS | RESMAP_NOISE;
     for (int d = 0; d < device_count; d++) {
-        OK(rsm_synth(&env, devices[d].device, clean, "clean", &options, NULL, 0, NULL, &out, NULL));
+        OK(rsm_synth(&env, devices[d].device, clean, &options, NULL, 0, NULL, &out, NULL));
         ck_assert_int_eq(memcmp(out->data, clean->data, voxels(clean) * sizeof *out->data), 0);
         resmap_image_free(out);
     }
     options.noise_sigma = 0.1;
     options.motion_mm = options.motion_deg = 3.0;
-    OK(rsm_synth(&env, NULL, clean, "clean", &options, NULL, 0, NULL, &out, &text));
+    OK(rsm_synth(&env, NULL, clean, &options, NULL, 0, NULL, &out, &text));
     json_t *root = json_loads(text, 0, NULL), *list = json_object_get(root, "artifacts");
     ck_assert_uint_eq(json_array_size(list), 6);
     for (size_t i = 0; i < 6; i++)
@@ -635,15 +635,15 @@ START_TEST(zero_and_frames)
     /* a constant frame passes; a file of nothing else is refused */
     const size_t count = voxels(clean) / 2;
     for (size_t i = 0; i < count; i++) clean->data[i] = 5.0f;
-    OK(rsm_synth(&env, NULL, clean, "clean", &options, NULL, 0, NULL, &out, NULL));
+    OK(rsm_synth(&env, NULL, clean, &options, NULL, 0, NULL, &out, NULL));
     ck_assert_int_eq(memcmp(out->data, clean->data, count * sizeof *out->data), 0);
     ck_assert_int_ne(memcmp(out->data + count, clean->data + count, count * sizeof *out->data), 0);
     resmap_image_free(out);
     for (size_t i = 0; i < count; i++) clean->data[count + i] = 6.0f;
-    ck_assert_int_eq(rsm_synth(&env, NULL, clean, "clean", &options, NULL, 0, NULL, &out, NULL), RESMAP_BAD_FILE);
+    ck_assert_int_eq(rsm_synth(&env, NULL, clean, &options, NULL, 0, NULL, &out, NULL), RESMAP_BAD_FILE);
     clean->data[3] = NAN;
-    ck_assert_int_eq(rsm_synth(&env, NULL, clean, "clean", &options, NULL, 0, NULL, &out, NULL), RESMAP_BAD_FILE);
-    ck_assert_str_eq(env.error, "clean: a voxel is not finite");
+    ck_assert_int_eq(rsm_synth(&env, NULL, clean, &options, NULL, 0, NULL, &out, NULL), RESMAP_BAD_FILE);
+    ck_assert_str_eq(env.error, "image: a voxel is not finite");
     resmap_image_free(clean);
 }
 END_TEST
@@ -668,7 +668,7 @@ START_TEST(cancelling)
     for (int d = 0; d < device_count; d++) {
         uint64_t bytes[2];       /* plans of transforms are kept, volumes are not */
         for (int i = 0; i < 2; i++) {
-            ck_assert_int_eq(rsm_synth(&env, devices[d].device, clean, "clean", &options, NULL, 0, NULL, &out, NULL),
+            ck_assert_int_eq(rsm_synth(&env, devices[d].device, clean, &options, NULL, 0, NULL, &out, NULL),
                              RESMAP_CANCELLED);
             ck_assert_ptr_null(out);
             bytes[i] = rsm_device_bytes(devices[d].device);

@@ -186,9 +186,10 @@ static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t sh
 }
 
 resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const resmap_image *test,
-                           const resmap_image *mask, const char *const names[3], resmap_plane plane,
-                           resmap_metrics **metrics)
+                           const resmap_image *mask, resmap_plane plane, resmap_metrics **metrics)
 {
+    const char *const names[3] = {reference->path ? reference->path : "reference", test->path ? test->path : "test",
+                                  mask && mask->path ? mask->path : "mask"};
     const size_t *shape = reference->shape;
     for (int a = 0; a < 4; a++)
         if (shape[a] != test->shape[a])
@@ -302,8 +303,7 @@ done:
 resmap_status resmap_evaluate(resmap_context *context, const resmap_image *reference, const resmap_image *test,
                               const resmap_image *mask, resmap_plane plane, resmap_metrics **metrics)
 {
-    static const char *const names[3] = {"reference", "test", "mask"};
-    return rsm_evaluate(&context->env, reference, test, mask, names, plane, metrics);
+    return rsm_evaluate(&context->env, reference, test, mask, plane, metrics);
 }
 
 resmap_status resmap_evaluate_file(resmap_context *context, const char *reference, const char *test, const char *mask,
@@ -314,7 +314,7 @@ resmap_status resmap_evaluate_file(resmap_context *context, const char *referenc
     resmap_status status = RESMAP_OK;
     for (int i = 0; i < 3; i++)
         if (names[i]) RSM_CHECK(rsm_image_read(&context->env, names[i], &images[i]));
-    status = rsm_evaluate(&context->env, images[0], images[1], images[2], names, plane, metrics);
+    status = rsm_evaluate(&context->env, images[0], images[1], images[2], plane, metrics);
 done:
     for (int i = 0; i < 3; i++) resmap_image_free(images[i]);
     return status;

@@ -4,9 +4,8 @@
 
 #include "core/env.h"
 
-/* As resmap_evaluate; names: of the reference, the test and the mask, for messages. */
+/* As resmap_evaluate. */
 resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const resmap_image *test,
-                           const resmap_image *mask, const char *const names[3], resmap_plane plane,
-                           resmap_metrics **metrics);
+                           const resmap_image *mask, resmap_plane plane, resmap_metrics **metrics);
 
 #endif
