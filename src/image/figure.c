@@ -14,6 +14,7 @@ enum {
     LETTER_WIDTH = 6, LETTER_HEIGHT = 7,
     LARGE = 2,                   /* letters of headings and caption are enlarged so */
     LINE = LETTER_HEIGHT * LARGE + 6,
+    LABEL = LETTER_HEIGHT * LARGE + 4,
     LEAST_WIDTH = 560,           /* room for the caption's lines */
     PAPER = 255, INK = 0, MOST_ROWS = 3
 };
@@ -79,8 +80,8 @@ static void write_text(canvas *c, size_t x, size_t y, size_t zoom, unsigned char
 static void write_label(canvas *c, size_t x, size_t y, const char *text)
 {
     size_t length = strlen(text);
-    fill(c, x, y, length * LETTER_WIDTH + 3, LETTER_HEIGHT + 4, 0);
-    write_text(c, x + 2, y + 2, 1, 255, text, length);
+    fill(c, x, y, length * LETTER_WIDTH * LARGE + 2, LABEL, 0);
+    write_text(c, x + 2, y + 2, LARGE, 255, text, length);
 }
 
 /* How many letters of `text` go on a line of `most`: broken at the last space. */
@@ -298,8 +299,8 @@ resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, 
             if (k > 0) continue;
             char label[80];
             snprintf(label, sizeof label, shape[3] > 1 ? "%s %zu, frame %zu" : "%s %zu", slicing->plane, chosen[r], frame);
-            if (v.height >= 3 * LETTER_HEIGHT) write_label(&c, x, y + v.height - LETTER_HEIGHT - 4, label);
-            if (*v.left && v.height >= 6 * LETTER_HEIGHT) write_label(&c, x, y + v.height / 2 - 5, v.left);
+            if (v.height >= 3 * LABEL) write_label(&c, x, y + v.height - LABEL, label);
+            if (*v.left && v.height >= 5 * LABEL) write_label(&c, x, y + v.height / 2 - LABEL / 2, v.left);
         }
     }
     below += write_lines(&c, below, note);

@@ -51,7 +51,7 @@ static char *resolve(const char *path)
     char *folder = slash ? rsm_format("%.*s/", (int)(slash - path), path) : rsm_strdup(".");
     char *absolute = folder ? realpath(folder, NULL) : NULL;
     char *target = absolute ? rsm_format("%s/%s", strcmp(absolute, "/") == 0 ? "" : absolute, name) : NULL;
-    int saved = errno;
+    int saved = !folder || (absolute && !target) ? ENOMEM : errno;
     free(folder);
     free(absolute);
     errno = saved;
