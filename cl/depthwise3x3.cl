@@ -10,17 +10,17 @@
 #endif
 
 /* sum[k] = the output row k of ROWS at column p; x: the first input row. Input rows past the last (`below`) are not read,
- * and what they would give is not stored. */
-static void convolve(vec sum[ROWS], __global const float *x, __global const float *w, int below, int width, int p)
+ * and what they would give is not stored. inside: the columns do not touch the ends of the row, which saves the tests. */
+vec_inline void convolve(vec sum[ROWS], __global const float *x, __global const float *w, int below, int width, int p,
+                         const int inside)
 {
 #pragma unroll
     for (int k = 0; k < ROWS; k++) sum[k] = 0.0f;
 #pragma unroll
     for (int i = 0; i < ROWS + 2; i++) {
-        __global const float *row = x + min(i, below) * width;
-        const vec left = vec_load_before(row, p);
-        const vec centre = vec_load(row + p);
-        const vec right = vec_load_after(row, p, width);
+        const vec left = inside ? vec_load(x + p - 1) : vec_load_before(x, p);
+        const vec centre = vec_load(x + p);
+        const vec right = inside ? vec_load(x + p + 1) : vec_load_after(x, p, width);
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             const int j = i - k;
@@ -30,6 +30,7 @@ static void convolve(vec sum[ROWS], __global const float *x, __global const floa
                 sum[k] += right * w[3 * j + 2];
             }
         }
+        x += i < below ? width : 0;
     }
 }
 
@@ -46,8 +47,10 @@ __kernel void depthwise3x3(__global const float *x, const int x_offset, const in
     for (int r = first; r < last; r += ROWS) {
         for (int i = get_global_id(0); i < vec_number(width); i += get_global_size(0)) {
             const int p = vec_begin(i, width);
+            const int inside = p > 0 && p + VECTOR < width;
             vec sum[ROWS];
-            convolve(sum, x + r * width, w, rows + 1 - r, width, p);
+            if (inside) convolve(sum, x + r * width, w, rows + 1 - r, width, p, 1);
+            else convolve(sum, x + r * width, w, rows + 1 - r, width, p, 0);
 #pragma unroll
             for (int k = 0; k < ROWS; k++)
                 if (r + k < last) vec_store(sum[k], y + (r + k) * width + p);
@@ -57,7 +60,7 @@ __kernel void depthwise3x3(__global const float *x, const int x_offset, const in
 
 /* x / 2 * (1 + erf(x / sqrt(2))), erf to 2e-7: x times a polynomial in x^2, which is moved to -1...1, fitted to the least
  * greatest error. From 5.374 on erf is 1 to 8e-8; on the other side that would be multiplied by any x, and is made 0. */
-static vec gelu(vec x)
+vec_inline vec gelu(vec x)
 {
     const vec a = min(max(x, -5.3740115f), 5.3740115f);
     const vec s = a * a * 0.06925208f - 1.0f;
@@ -81,6 +84,18 @@ static vec gelu(vec x)
     return select(y, (vec)0.0f, x < -5.3740115f);
 }
 
+/* The rows of one column: y, last: the first output row and how many there are. */
+vec_inline void gate(__global const float *x, int other, __global const float *w, int other_w, __global float *y, int last,
+                     int below, int width, int p, const int inside)
+{
+    vec gate[ROWS], sum[ROWS];
+    convolve(gate, x, w, below, width, p, inside);
+    convolve(sum, x + other, w + other_w, below, width, p, inside);
+#pragma unroll
+    for (int k = 0; k < ROWS; k++)
+        if (k < last) vec_store(gelu(gate[k]) * sum[k], y + k * width + p);
+}
+
 /* y[c] = gelu(d[c]) * d[c + hidden], d the convolution of the 2 * hidden channels of x. */
 __kernel void depthwise3x3_gate(__global const float *x, const int x_offset, const int x_plane, __global const float *w,
                                 const int w_offset, __global float *y, const int y_offset, const int y_plane,
@@ -95,12 +110,12 @@ __kernel void depthwise3x3_gate(__global const float *x, const int x_offset, con
     for (int r = first; r < last; r += ROWS) {
         for (int i = get_global_id(0); i < vec_number(width); i += get_global_size(0)) {
             const int p = vec_begin(i, width);
-            vec gate[ROWS], sum[ROWS];
-            convolve(gate, x + r * width, w, rows + 1 - r, width, p);
-            convolve(sum, x + hidden * x_plane + r * width, w + hidden * 9, rows + 1 - r, width, p);
-#pragma unroll
-            for (int k = 0; k < ROWS; k++)
-                if (r + k < last) vec_store(gelu(gate[k]) * sum[k], y + (r + k) * width + p);
+            __global const float *from = x + r * width;
+            __global float *to = y + r * width;
+            if (p > 0 && p + VECTOR < width)
+                gate(from, hidden * x_plane, w, hidden * 9, to, last - r, rows + 1 - r, width, p, 1);
+            else
+                gate(from, hidden * x_plane, w, hidden * 9, to, last - r, rows + 1 - r, width, p, 0);
         }
     }
 }

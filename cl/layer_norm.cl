@@ -15,7 +15,7 @@
 #define LOAD(p, b) (whole ? vec_load((p) + (b) * VECTOR) : vec_load_part((p) + (b) * VECTOR, rest - (b) * VECTOR))
 
 /* `rest` pixels are left from x on; `whole`: at least a block. */
-static void norm(__global const float *x, int x_plane, __global const float *weight, __global const float *bias,
+vec_inline void norm(__global const float *x, int x_plane, __global const float *weight, __global const float *bias,
                  __global float *y, int y_plane, int channels, int rest, const int whole)
 {
     vec shift[BLOCK], mean[BLOCK], squares[BLOCK];

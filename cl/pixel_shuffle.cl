@@ -6,7 +6,7 @@
  * VECTOR. */
 
 /* Stores even[0], odd[0], even[1], ... and loads them so. */
-static void store_pairs(vec even, vec odd, __global float *p)
+vec_inline void store_pairs(vec even, vec odd, __global float *p)
 {
 #if VECTOR == 1
     p[0] = even;
@@ -32,7 +32,7 @@ static void store_pairs(vec even, vec odd, __global float *p)
 #endif
 }
 
-static void load_pairs(vec *even, vec *odd, __global const float *p)
+vec_inline void load_pairs(vec *even, vec *odd, __global const float *p)
 {
 #if VECTOR == 1
     *even = p[0];

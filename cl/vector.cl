@@ -5,6 +5,9 @@
 #define VECTOR 1
 #endif
 
+/* Calls cost registers: PoCL passes vectors and arrays through memory. */
+#define vec_inline static inline __attribute__((always_inline))
+
 #if VECTOR == 1
 
 typedef float vec;
@@ -35,7 +38,7 @@ typedef VEC_JOIN(float, VECTOR) vec;
 #endif
 
 /* The sum of the lanes, halves first. */
-static float vec_sum(vec v)
+vec_inline float vec_sum(vec v)
 {
 #if VECTOR == 16
     const float8 a = v.lo + v.hi;
@@ -52,7 +55,7 @@ static float vec_sum(vec v)
 #endif
 
 /* The first n lanes (all when n >= VECTOR, none when n <= 0); the others are zero, and their memory is not touched. */
-static vec vec_load_part(__global const float *p, int n)
+vec_inline vec vec_load_part(__global const float *p, int n)
 {
 #if VECTOR > 1
     if (n >= VECTOR) return vec_load(p);
@@ -64,7 +67,7 @@ static vec vec_load_part(__global const float *p, int n)
 #endif
 }
 
-static void vec_store_part(vec v, __global float *p, int n)
+vec_inline void vec_store_part(vec v, __global float *p, int n)
 {
 #if VECTOR > 1
     if (n >= VECTOR) {
@@ -85,13 +88,13 @@ static void vec_store_part(vec v, __global float *p, int n)
 #define vec_number(width) (((width) + VECTOR - 1) / VECTOR)
 
 /* Of a row of `width` elements: the vectors that begin one before and one after p; outside the row there are zeros. */
-static vec vec_load_before(__global const float *row, int p)
+vec_inline vec vec_load_before(__global const float *row, int p)
 {
     if (p > 0) return vec_load(row + p - 1);
     return vec_up(vec_load(row));
 }
 
-static vec vec_load_after(__global const float *row, int p, int width)
+vec_inline vec vec_load_after(__global const float *row, int p, int width)
 {
     if (p + VECTOR < width) return vec_load(row + p + 1);
     return vec_down(vec_load(row + p));
