@@ -82,9 +82,9 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
 #define MULTIPLY(r)                                                                                   \
                 {                                                                                     \
                     const VEC value = a##r[p];                                                        \
-                    c##r##0 = fma(value, b0, c##r##0);                                                \
-                    c##r##1 = fma(value, b1, c##r##1);                                                \
-                    c##r##2 = fma(value, b2, c##r##2);                                                \
+                    c##r##0 += value * b0;                                                            \
+                    c##r##1 += value * b1;                                                            \
+                    c##r##2 += value * b2;                                                            \
                 }
                 EACH_ROW(MULTIPLY)
             }
@@ -142,7 +142,7 @@ void gemm_group(const int m, const int n, const int k, __global const float *a, 
         for (int p = 0; p < GROUP; p++) {
             for (int i = 0; i < 4; i++) {
                 const float value = a_tile[p][y + i * GROUP];
-                for (int j = 0; j < 4; j++) sum[i][j] = fma(value, b_tile[p][x + j * GROUP], sum[i][j]);
+                for (int j = 0; j < 4; j++) sum[i][j] += value * b_tile[p][x + j * GROUP];
             }
         }
         barrier(CLK_LOCAL_MEM_FENCE);

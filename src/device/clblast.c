@@ -15,26 +15,42 @@ int rsm_clblast_version(void)
     return 1000000 * CLBLAST_VERSION_MAJOR + 1000 * CLBLAST_VERSION_MINOR + CLBLAST_VERSION_PATCH;
 }
 
+/* Codes below -1000 are CLBlast's own. */
+static resmap_status failed(rsm_device *device, CLBlastStatusCode code)
+{
+    if (code > -1000) return rsm_cl_fail(device, "CLBlast's product", (cl_int)code);
+    return rsm_fail(device->env, RESMAP_DEVICE_FAILED, "device %s: CLBlast's product: error %d", device->info.name, (int)code);
+}
+
 resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
                                int accumulate)
 {
+    resmap_status status = RESMAP_OK;
+    rsm_buffer *copies = NULL;       /* of matrices that do not suit the kernel; made here, so that they are counted */
+    size_t bytes = 0;
     pthread_mutex_lock(&lock);
     if (!device->clblast_used) {
         device->clblast_used = 1;
         users++;
     }
-    CLBlastStatusCode code = CLBlastSgemm(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, m, n, k, 1.0f,
-                                          a.buffer->memory, a.offset, a.stride, b.buffer->memory, b.offset, b.stride,
-                                          accumulate ? 1.0f : 0.0f, c.buffer->memory, c.offset, c.stride, &device->queue,
-                                          NULL);
-    pthread_mutex_unlock(&lock);
-    if (code == CLBlastSuccess) {
-        rsm_device_count_kernel(device);
-        return RESMAP_OK;
+    CLBlastStatusCode code = CLBlastSGemmTempBufferSize(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, m, n, k,
+                                                        a.offset, a.stride, b.offset, b.stride, c.offset, c.stride,
+                                                        &device->queue, &bytes);
+    if (code == CLBlastSuccess && bytes > 0) {
+        RSM_CHECK(rsm_buffer_create(device, (bytes + sizeof(float) - 1) / sizeof(float), &copies));
     }
-    /* CLBlast's codes below -1000 are its own. */
-    if (code > -1000) return rsm_cl_fail(device, "CLBlast's product", (cl_int)code);
-    return rsm_fail(device->env, RESMAP_DEVICE_FAILED, "device %s: CLBlast's product: error %d", device->info.name, (int)code);
+    if (code == CLBlastSuccess) {
+        code = CLBlastSgemmWithTempBuffer(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, m, n, k, 1.0f,
+                                          a.buffer->memory, a.offset, a.stride, b.buffer->memory, b.offset, b.stride,
+                                          accumulate ? 1.0f : 0.0f, c.buffer->memory, c.offset, c.stride, &device->queue, NULL,
+                                          copies ? copies->memory : NULL);
+    }
+    if (code != CLBlastSuccess) RSM_CHECK(failed(device, code));
+    rsm_device_count_kernel(device);
+done:
+    pthread_mutex_unlock(&lock);
+    rsm_buffer_free(copies);
+    return status;
 }
 
 void rsm_clblast_close(rsm_device *device)
