@@ -24,6 +24,12 @@ typedef struct layout {
     size_t offset, pad, behind;      /* elements before, between rows, after */
 } layout;
 
+/* Large products are checked in every so many rows. */
+static size_t row_step(size_t m, size_t n, size_t k)
+{
+    return (double)m * (double)n * (double)k > 1e8 ? 53 : 1;
+}
+
 /* A buffer of `rows` x `columns` in the middle of `outside`; the host's copy goes to *values. */
 static rsm_matrix make(rsm_device *device, size_t rows, size_t columns, layout where, float outside, int fill, float **values)
 {
@@ -53,10 +59,13 @@ static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, lay
     OK(rsm_gemm(device, m, n, k, ma, mb, mc, accumulate));
     OK(rsm_buffer_read(device, mc.buffer, 0, after, count));
 
-    size_t inside = 0;
     for (size_t i = 0; i < m; i++) {
         for (size_t j = 0; j < n; j++) {
             size_t at = mc.offset + i * mc.stride + j;
+            if (i % row_step(m, n, k) != 0 && i != m - 1) {
+                after[at] = before[at];
+                continue;
+            }
             double sum = accumulate ? before[at] : 0, size = fabs(sum);
             for (size_t p = 0; p < k; p++) {
                 double product = (double)a[ma.offset + i * ma.stride + p] * b[mb.offset + p * mb.stride + j];
@@ -69,10 +78,8 @@ static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, lay
                           "accumulate %d: C[%zu, %zu] is %.9g, not %.9g", m, n, k, la.offset, lb.offset, lc.offset, la.pad,
                           lb.pad, lc.pad, accumulate, i, j, (double)after[at], sum);
             after[at] = before[at];
-            inside++;
         }
     }
-    ck_assert_uint_eq(inside, m * n);
     ck_assert_msg(memcmp(before, after, count * sizeof *after) == 0, "%zu x %zu x %zu: written outside of C", m, n, k);
     rsm_buffer_free(ma.buffer);
     rsm_buffer_free(mb.buffer);
@@ -116,13 +123,17 @@ static void every_kind(rsm_device *device)
     shapes_of(device, small ? 2 : count);
     device->info.max_work_group = group;
     if (small) return;
-    /* CLBlast: the direct kernel, then the indirect one, whose copies of the matrices are what goes wrong elsewhere. */
+    /* CLBlast: its direct kernel, then the one for large matrices, which copies those that do not suit it. */
     device->gemm = RSM_GEMM_CLBLAST;
     shapes_of(device, 9);
     const layout none = {0, 0, 0};
     one(device, 256, 256, 256, none, (layout){65536, 0, 0}, none, 0);
-    one(device, 256, 256, 256, (layout){256, 0, 0}, (layout){0, 64, 0}, (layout){512, 0, 0}, 1);
-    one(device, 256, 512, 128, (layout){0, 128, 0}, (layout){100, 3, 0}, (layout){128, 256, 0}, 0);
+    one(device, 768, 1024, 1024, none, (layout){65536, 0, 0}, none, 0);
+    rsm_device_reset_peak(device);
+    one(device, 513, 2049, 700, (layout){256, 4, 0}, (layout){0, 64, 0}, (layout){512, 7, 4000}, 1);
+    uint64_t matrices = 4 * (256 + 512 * 704 + 700 + 699 * 2113 + 2049 + 512 + 512 * 2056 + 2049 + 4000);
+    printf("# CLBlast took %s for a large product\n",
+           rsm_device_bytes_peak(device) > matrices ? "temporary memory" : "no temporary memory");
 }
 
 static resmap_status open_index(size_t index, rsm_device **device)
