@@ -28,6 +28,9 @@ resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k,
     resmap_status status = RESMAP_OK;
     rsm_buffer *copies = NULL;       /* of matrices that do not suit the kernel; made here, so that they are counted */
     size_t bytes = 0;
+    /* Its event is that of the last of several kernels. */
+    double start = -1;
+    RSM_TRY(rsm_profile_lap(device, &start));
     pthread_mutex_lock(&lock);
     if (!device->clblast_used) {
         device->clblast_used = 1;
@@ -47,6 +50,7 @@ resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k,
     }
     if (code != CLBlastSuccess) RSM_CHECK(failed(device, code));
     rsm_device_count_kernel(device);
+    RSM_CHECK(rsm_profile_lap(device, &start));
 done:
     pthread_mutex_unlock(&lock);
     rsm_buffer_free(copies);

@@ -191,6 +191,7 @@ void rsm_device_close(rsm_device *device)
 {
     if (!device) return;
     if (device->queue) clFinish(device->queue);
+    rsm_profile_close(device);
     rsm_fft_close(device);
     rsm_clblast_close(device);
     rsm_programs_free(device->programs);
@@ -365,26 +366,30 @@ resmap_status rsm_buffer_write(rsm_device *device, rsm_buffer *buffer, size_t of
 {
     if (!rsm_buffer_holds(buffer, offset, count)) return outside(device, "writing");
     if (count == 0) return RESMAP_OK;
+    RSM_TRY(rsm_profile_next(device, "write", 0, 0, 0, (double)count));
     if (device->reference) {
         for (size_t i = 0; i < count; i++) buffer->host[offset + i] = source[i];
         return RESMAP_OK;
     }
+    cl_event event;
     cl_int code = clEnqueueWriteBuffer(device->queue, buffer->memory, CL_TRUE, offset * sizeof(float), count * sizeof(float),
-                                       source, 0, NULL, NULL);
-    return code == CL_SUCCESS ? RESMAP_OK : rsm_cl_fail(device, "writing", code);
+                                       source, 0, NULL, rsm_profile_event(device, &event));
+    return code == CL_SUCCESS ? rsm_profile_took(device, event) : rsm_cl_fail(device, "writing", code);
 }
 
 resmap_status rsm_buffer_read(rsm_device *device, rsm_buffer *buffer, size_t offset, float *target, size_t count)
 {
     if (!rsm_buffer_holds(buffer, offset, count)) return outside(device, "reading");
     if (count == 0) return RESMAP_OK;
+    RSM_TRY(rsm_profile_next(device, "read", 0, 0, 0, (double)count));
     if (device->reference) {
         for (size_t i = 0; i < count; i++) target[i] = (float)buffer->host[offset + i];
         return RESMAP_OK;
     }
+    cl_event event;
     cl_int code = clEnqueueReadBuffer(device->queue, buffer->memory, CL_TRUE, offset * sizeof(float), count * sizeof(float),
-                                      target, 0, NULL, NULL);
-    return code == CL_SUCCESS ? RESMAP_OK : rsm_cl_fail(device, "reading", code);
+                                      target, 0, NULL, rsm_profile_event(device, &event));
+    return code == CL_SUCCESS ? rsm_profile_took(device, event) : rsm_cl_fail(device, "reading", code);
 }
 
 resmap_status rsm_buffer_copy(rsm_device *device, rsm_buffer *target, size_t target_offset, size_t target_stride,
@@ -397,6 +402,7 @@ resmap_status rsm_buffer_copy(rsm_device *device, rsm_buffer *target, size_t tar
         width *= rows;
         rows = 1;
     }
+    RSM_TRY(rsm_profile_next(device, "copy", 0, 0, 0, 2 * (double)width * (double)rows));
     if (device->reference) {
         for (size_t r = 0; r < rows; r++) {
             memcpy(target->host + target_offset + r * target_stride, source->host + source_offset + r * source_stride,
@@ -405,18 +411,22 @@ resmap_status rsm_buffer_copy(rsm_device *device, rsm_buffer *target, size_t tar
         return RESMAP_OK;
     }
     cl_int code = CL_SUCCESS;
+    cl_event event;
     if (rows > 1 && target != source && target_stride >= width && source_stride >= width) {
         const size_t from[3] = {source_offset * sizeof(float), 0, 0}, to[3] = {target_offset * sizeof(float), 0, 0};
         const size_t region[3] = {width * sizeof(float), rows, 1};
         code = clEnqueueCopyBufferRect(device->queue, source->memory, target->memory, from, to, region,
-                                       source_stride * sizeof(float), 0, target_stride * sizeof(float), 0, 0, NULL, NULL);
+                                       source_stride * sizeof(float), 0, target_stride * sizeof(float), 0, 0, NULL,
+                                       rsm_profile_event(device, &event));
+        if (code == CL_SUCCESS) RSM_TRY(rsm_profile_took(device, event));
     } else {
         /* Within one buffer drivers may refuse interleaved regions as overlapping, though no element is shared. */
         for (size_t r = 0; r < rows && code == CL_SUCCESS; r++) {
             code = clEnqueueCopyBuffer(device->queue, source->memory, target->memory,
                                        (source_offset + r * source_stride) * sizeof(float),
                                        (target_offset + r * target_stride) * sizeof(float), width * sizeof(float), 0, NULL,
-                                       NULL);
+                                       rsm_profile_event(device, &event));
+            if (code == CL_SUCCESS) RSM_TRY(rsm_profile_took(device, event));
         }
     }
     return code == CL_SUCCESS ? RESMAP_OK : rsm_cl_fail(device, "copying", code);

@@ -88,6 +88,27 @@ resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, c
 /* Seconds since the device was opened until its first kernel was enqueued; negative: none yet. */
 double rsm_device_first_kernel(const rsm_device *device);
 
+/* ---- Profile ---- */
+
+/* What the calls of one kernel on one shape took together. */
+typedef struct rsm_profile_row {
+    char name[24];
+    size_t rows, columns;        /* the shape that tells its calls apart (gemm: M, K); 0: no such number */
+    uint64_t calls;
+    double seconds;
+    double flop, bytes;          /* arithmetic, and the device memory read and written when nothing is fetched twice */
+} rsm_profile_row;
+
+/* From here every command is waited for and timed (by the device's own clock where it has one), which slows the host
+ * down. Ends with rsm_profile_end, or when the device is closed. */
+resmap_status rsm_profile_begin(rsm_device *device);
+/* The rows (fresh memory, to be freed with free), most seconds first. Profiling ends on failure too. */
+resmap_status rsm_profile_end(rsm_device *device, rsm_profile_row **rows, size_t *count);
+/* Names what the next commands do, before each kernel: operations (a multiply-add is two) and elements read and written.
+ * Does nothing unless a profile is taken. name: static text. */
+resmap_status rsm_profile_next(rsm_device *device, const char *name, size_t rows, size_t columns, double flop,
+                               double elements);
+
 /* ---- GEMM ---- */
 
 /* A row-major matrix inside a buffer: element (r, c) at offset + r * stride + c. */

@@ -97,6 +97,18 @@ typedef struct rsm_fft_entry {
 
 void rsm_fft_close(rsm_device *device);
 
+/* ---- profile.c ---- */
+
+typedef struct rsm_profile rsm_profile;
+/* Where a command's event goes: NULL unless a profile is taken. */
+cl_event *rsm_profile_event(const rsm_device *device, cl_event *event);
+/* Waits for the command of an event asked for so, adds its seconds, and releases it. */
+resmap_status rsm_profile_took(rsm_device *device, cl_event event);
+/* The same for commands without an event: waits for the device, and adds the seconds since `start` unless that is negative.
+ * *start: the time now. */
+resmap_status rsm_profile_lap(rsm_device *device, double *start);
+void rsm_profile_close(rsm_device *device);
+
 /* ---- device.c ---- */
 
 struct rsm_device {
@@ -116,6 +128,7 @@ struct rsm_device {
     int gemm_vector;             /* floats a register holds */
     int clblast_used;
     rsm_fft_entry *ffts;         /* plans, the one used last first */
+    rsm_profile *profile;        /* NULL: none is taken */
 };
 
 struct rsm_buffer {

@@ -95,6 +95,9 @@ resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_mat
         return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: a product of %zu x %zu x %zu: a matrix leaves its buffer",
                         device->info.name, m, n, k);
     }
+    RSM_TRY(rsm_profile_next(device, "gemm", m, k, 2.0 * (double)m * (double)n * (double)k,
+                             (double)m * (double)k + (double)k * (double)n
+                             + (accumulate ? 2.0 : 1.0) * (double)m * (double)n));
     if (device->reference) {
         reference(m, n, k, a.buffer->host + a.offset, a.stride, b.buffer->host + b.offset, b.stride,
                   c.buffer->host + c.offset, c.stride, accumulate);

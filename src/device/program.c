@@ -221,7 +221,9 @@ resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, c
                             kernel->name, i, rsm_cl_error_name(code), code);
         }
     }
-    cl_int code = clEnqueueNDRangeKernel(device->queue, kernel->kernel, (cl_uint)dims, NULL, rounded, local, 0, NULL, NULL);
+    cl_event event;
+    cl_int code = clEnqueueNDRangeKernel(device->queue, kernel->kernel, (cl_uint)dims, NULL, rounded, local, 0, NULL,
+                                         rsm_profile_event(device, &event));
     if (code == CL_INVALID_WORK_GROUP_SIZE) {
         size_t most = 0;
         clGetKernelWorkGroupInfo(kernel->kernel, device->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof most, &most, NULL);
@@ -230,5 +232,5 @@ resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, c
     }
     if (code != CL_SUCCESS) return rsm_cl_fail(device, kernel->name, code);
     rsm_device_count_kernel(device);
-    return RESMAP_OK;
+    return rsm_profile_took(device, event);
 }

@@ -55,6 +55,9 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     RSM_TRY(rsm_check_map(device, "attention", k, channels, count));
     RSM_TRY(rsm_check_vector(device, "attention", sums, number));
     RSM_TRY(rsm_check_vector(device, "attention", scratch, rsm_attention_scratch(channels, heads, count)));
+    RSM_TRY(rsm_profile_next(device, "attention_partial", channels, heads,
+                             2 * ((double)channels * (double)c + 2 * (double)channels) * (double)count,
+                             2 * (double)channels * (double)count));
     if (rsm_device_is_reference(device)) {
         reference_sums(q, k, c, heads, count, rsm_vector_host(sums), accumulate);
         return RESMAP_OK;
@@ -73,6 +76,8 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     RSM_TRY(rsm_cut_kernel(device, "attention", "attention_total", &cut, options, &total));
     RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k), RSM_VECTOR(scratch), RSM_INT(c),
                     RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
+    RSM_TRY(rsm_profile_next(device, "attention_total", channels, heads, (double)chunks * (double)number,
+                             (double)(chunks + 1) * (double)number));
     const size_t run = cut.vector > 1 ? CPU_RUN : 1;
     const size_t runs[1] = {(number + run - 1) / run};
     return RSM_RUN(device, total, 1, runs, cut.local, RSM_VECTOR(scratch), RSM_VECTOR(sums), RSM_INT(number),
@@ -107,6 +112,7 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
     RSM_TRY(rsm_check_vector(device, "attention", w, channels * channels));
     RSM_TRY(rsm_check_vector(device, "attention", out, channels * channels));
     RSM_TRY(rsm_check_vector(device, "attention", scratch, channels * c));
+    RSM_TRY(rsm_profile_next(device, "attention_softmax", channels, heads, 0, 2 * (double)channels * (double)c));
     if (rsm_device_is_reference(device)) {
         reference_softmax(rsm_vector_host(sums), rsm_vector_host(temperature), rsm_vector_host(scratch), c, heads);
     } else {

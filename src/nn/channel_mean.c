@@ -8,6 +8,8 @@ resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, s
     if (channels == 0 || count == 0) return RESMAP_OK;
     RSM_TRY(rsm_check_map(device, "channel mean", x, channels, count));
     RSM_TRY(rsm_check_vector(device, "channel mean", mean, channels));
+    RSM_TRY(rsm_profile_next(device, "channel_mean", channels, 0, (double)channels * (double)count,
+                             (double)channels * (double)count));
     if (rsm_device_is_reference(device)) {
         for (size_t c = 0; c < channels; c++) {
             double sum = 0;

@@ -27,6 +27,7 @@ resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y
     RSM_TRY(rsm_check_map(device, "convolution", y, c_out, count));
     RSM_TRY(rsm_check_vector(device, "convolution", w, c_out * c_in * 9));
     RSM_TRY(rsm_check_vector(device, "convolution", scratch, c_in * 9 * count));
+    RSM_TRY(rsm_profile_next(device, "im2col", c_in, 0, 0, 10 * (double)c_in * (double)count));
     if (rsm_device_is_reference(device)) {
         reference_columns(x, rsm_vector_host(scratch), c_in, height, width, first_row, rows);
     } else {

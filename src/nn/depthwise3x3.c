@@ -72,6 +72,8 @@ resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_
     size_t item_rows, global[3];
     if (channels == 0 || rows == 0 || width == 0) return RESMAP_OK;
     RSM_TRY(check(device, "depthwise convolution", x, w, y, channels, channels, rows, width));
+    RSM_TRY(rsm_profile_next(device, "depthwise3x3", channels, 0, 18 * (double)channels * (double)rows * (double)width,
+                             (double)channels * (double)(2 * rows + 2) * (double)width));
     if (rsm_device_is_reference(device)) {
         reference(x, w, y, channels, rows, width);
         return RESMAP_OK;
@@ -89,6 +91,8 @@ resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w,
     size_t item_rows, global[3];
     if (hidden == 0 || rows == 0 || width == 0) return RESMAP_OK;
     RSM_TRY(check(device, "gate", x, w, y, 2 * hidden, hidden, rows, width));
+    RSM_TRY(rsm_profile_next(device, "depthwise3x3_gate", hidden, 0, 36 * (double)hidden * (double)rows * (double)width,
+                             (double)hidden * (double)(3 * rows + 4) * (double)width));
     if (rsm_device_is_reference(device)) {
         reference_gate(x, w, y, hidden, rows, width);
         return RESMAP_OK;

@@ -24,6 +24,7 @@ resmap_status rsm_fill_channels(rsm_device *device, rsm_vector value, rsm_map y,
     if (channels == 0 || count == 0) return RESMAP_OK;
     RSM_TRY(rsm_check_vector(device, "fill", value, channels));
     RSM_TRY(rsm_check_map(device, "fill", y, channels, count));
+    RSM_TRY(rsm_profile_next(device, "fill_channels", channels, 0, 0, (double)channels * (double)count));
     if (rsm_device_is_reference(device)) {
         for (size_t c = 0; c < channels; c++)
             for (size_t i = 0; i < count; i++) rsm_map_host(y, c)[i] = rsm_vector_host(value)[c];
@@ -40,6 +41,7 @@ resmap_status rsm_fill_zero(rsm_device *device, rsm_map y, size_t channels, size
     size_t elements, global[2];
     if (channels == 0 || count == 0) return RESMAP_OK;
     RSM_TRY(rsm_check_map(device, "fill", y, channels, count));
+    RSM_TRY(rsm_profile_next(device, "fill", channels, 0, 0, (double)channels * (double)count));
     if (rsm_device_is_reference(device)) {
         for (size_t c = 0; c < channels; c++)
             for (size_t i = 0; i < count; i++) rsm_map_host(y, c)[i] = 0;
@@ -57,6 +59,8 @@ resmap_status rsm_add(rsm_device *device, rsm_map x, rsm_map y, size_t channels,
     if (channels == 0 || count == 0) return RESMAP_OK;
     RSM_TRY(rsm_check_map(device, "add", x, channels, count));
     RSM_TRY(rsm_check_map(device, "add", y, channels, count));
+    RSM_TRY(rsm_profile_next(device, "add", channels, 0, (double)channels * (double)count,
+                             3 * (double)channels * (double)count));
     if (rsm_device_is_reference(device)) {
         for (size_t c = 0; c < channels; c++)
             for (size_t i = 0; i < count; i++) rsm_map_host(y, c)[i] += rsm_map_host(x, c)[i];

@@ -37,6 +37,9 @@ resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, r
     RSM_TRY(rsm_check_vector(device, "layer norm", weight, channels));
     if (bias.buffer) RSM_TRY(rsm_check_vector(device, "layer norm", bias, channels));
     if (channels == 0 || count == 0) return RESMAP_OK;
+    /* Sum; difference, square, sum; two products. */
+    RSM_TRY(rsm_profile_next(device, "layer_norm", channels, 0, 6 * (double)channels * (double)count,
+                             2 * (double)channels * (double)count));
     if (rsm_device_is_reference(device)) {
         reference(x, weight, bias, y, channels, count);
         return RESMAP_OK;
