@@ -187,7 +187,9 @@ START_TEST(on_the_host)
     OK(open_index(_i, &device));
     one(device, 15, 3, 1, 1, 1, 2e-6);
     if (device->ffts) {
-        if (device->quirks & RSM_QUIRK_NO_BINARIES) ck_assert_ptr_nonnull(device->ffts->plan);
+        if (device->quirks & RSM_QUIRK_NO_BINARIES && device->info.max_work_group >= 64) {
+            ck_assert_ptr_nonnull(device->ffts->plan);
+        }
         if (!device->ffts->plan) printf("# clFFT fails on %s\n", device->info.name);
         rsm_clfft_free(device->ffts->plan);
         device->ffts->plan = NULL;

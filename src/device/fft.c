@@ -135,6 +135,8 @@ static resmap_status try_plan(rsm_device *device, rsm_fft_entry *entry, size_t m
     rsm_kernel *probe;
     entry->m = m;
     entry->batch = pencils < MOST_GATHERED / m ? pencils : MOST_GATHERED / m;
+    /* clFFT's assertions abort the process below this. */
+    if (device->info.max_work_group < 64) return RESMAP_OK;
     /* clFFT prints what a compiler says about its kernels: better not to ask for them where they do not compile. */
     if (rsm_kernel_get(device, "fft", "clfft_probe", "-DCLFFT_PROBE", &probe) != RESMAP_OK) return RESMAP_OK;
     if (entry->batch == 0 || rsm_clfft_create(device, m, entry->batch, &entry->plan) != RESMAP_OK) return RESMAP_OK;

@@ -8,9 +8,14 @@
 /* As in cl/gemm.cl. */
 #define VECTOR_COLUMNS 3
 
+static rsm_gemm_kind own_kind(const rsm_device *device)
+{
+    return device->cpu ? RSM_GEMM_VECTOR : RSM_GEMM_GROUP;
+}
+
 rsm_gemm_kind rsm_gemm_choose(const rsm_device *device)
 {
-    rsm_gemm_kind own = device->cpu ? RSM_GEMM_VECTOR : RSM_GEMM_GROUP;
+    rsm_gemm_kind own = own_kind(device);
     const char *asked = getenv("RESMAP_GEMM");
     if (asked && strcmp(asked, "clblast") == 0) return RSM_GEMM_CLBLAST;
     if (asked && strcmp(asked, "own") == 0) return own;
@@ -103,10 +108,13 @@ resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_mat
                   c.buffer->host + c.offset, c.stride, accumulate);
         return RESMAP_OK;
     }
-    switch (device->gemm) {
-    case RSM_GEMM_CLBLAST: return rsm_clblast_gemm(device, m, n, k, a, b, c, accumulate);
-    case RSM_GEMM_VECTOR: return vector_gemm(device, m, n, k, a, b, c, accumulate);
-    case RSM_GEMM_GROUP: return group_gemm(device, m, n, k, a, b, c, accumulate);
+    if (device->gemm == RSM_GEMM_CLBLAST) {
+        resmap_status status = rsm_clblast_gemm(device, m, n, k, a, b, c, accumulate);
+        if (status != RESMAP_DEVICE_FAILED && status != RESMAP_BUILD_FAILED) return status;
+        /* Its kernels do not suit the device, and C is as it was. */
+        rsm_log(device->env, RESMAP_LOG_INFO, "%s; our own kernel is taken", device->env->error);
+        device->gemm = own_kind(device);
     }
-    return RESMAP_INTERNAL;
+    return device->gemm == RSM_GEMM_VECTOR ? vector_gemm(device, m, n, k, a, b, c, accumulate)
+                                           : group_gemm(device, m, n, k, a, b, c, accumulate);
 }
