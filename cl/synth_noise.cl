@@ -34,7 +34,7 @@ __kernel void synth_noise(__global float *volume, int count, float sigma, int ri
     volume[i] = rician ? hypot(y, sigma * (radius * sine)) : y;
 }
 
-/* Convolves lines of `length` voxels, `stride` apart, with the symmetric window weights[0 … radius]; edges reflected, the edge
+/* Convolves lines of `length` voxels, `stride` apart, with the window weights[0 … 2 radius]; edges reflected, the edge
  * voxel repeated. One work-item a voxel. */
 __kernel void synth_blur(__global const float *in, __global float *out, __global const float *weights, int radius, int length,
                          int stride, int count)
@@ -47,7 +47,7 @@ __kernel void synth_blur(__global const float *in, __global float *out, __global
         int j = (position + t) % period;
         if (j < 0) j += period;
         if (j >= length) j = period - 1 - j;
-        sum += weights[t < 0 ? -t : t] * in[first + j * stride];
+        sum += weights[radius + t] * in[first + j * stride];
     }
     out[i] = sum;
 }

@@ -25,7 +25,7 @@ static void add_noise(const rsm_noise *noise, size_t count, size_t frame, double
     }
 }
 
-/* weights[0 … radius]: the Gaussian's centre and one of its sides. */
+/* weights[0 … 2 radius]: the window. */
 static void blur_axis(const double *in, double *out, const size_t shape[3], int axis, const double *weights, int radius)
 {
     const size_t n = shape[axis];
@@ -38,7 +38,7 @@ static void blur_axis(const double *in, double *out, const size_t shape[3], int 
             double *target = out + (o * n + i) * stride;
             memset(target, 0, stride * sizeof *target);
             for (int t = -radius; t <= radius; t++) {
-                const double *source = line + reflect((ptrdiff_t)i + t, n) * stride, w = weights[abs(t)];
+                const double *source = line + reflect((ptrdiff_t)i + t, n) * stride, w = weights[radius + t];
                 for (size_t k = 0; k < stride; k++) target[k] += w * source[k];
             }
         }
@@ -64,25 +64,27 @@ resmap_status rsm_noise_apply(rsm_device *device, const rsm_noise *noise, const 
     if (radius == 0) return RESMAP_OK;
 
     rsm_buffer *spare = NULL, *device_weights = NULL;
-    double *weights = malloc(((size_t)radius + 1) * sizeof *weights), sum = 0.0;
-    float *weights32 = malloc(((size_t)radius + 1) * sizeof *weights32);
+    const size_t taps = 2 * (size_t)radius + 1;
+    double *weights = malloc(taps * sizeof *weights), sum = 0.0;
+    float *weights32 = malloc(taps * sizeof *weights32);
     if (!weights || !weights32) {
-        status = rsm_no_memory(rsm_device_env(device), ((size_t)radius + 1) * sizeof *weights);
+        status = rsm_no_memory(rsm_device_env(device), taps * sizeof *weights);
         goto done;
     }
-    for (int t = 0; t <= radius; t++) {
-        weights[t] = exp(-0.5 * t * t / (noise->blur * noise->blur));
-        sum += t > 0 ? 2.0 * weights[t] : weights[t];
+    for (size_t t = 0; t < taps; t++) {
+        const double offset = (double)t - radius;
+        weights[t] = exp(-0.5 * offset * offset / (noise->blur * noise->blur));
+        sum += weights[t];
     }
-    for (int t = 0; t <= radius; t++) {
+    for (size_t t = 0; t < taps; t++) {
         weights[t] /= sum;
         weights32[t] = (float)weights[t];
     }
     RSM_CHECK(rsm_buffer_create(device, count, &spare));
     rsm_buffer *from = volume, *to = spare;
     if (!y) {
-        RSM_CHECK(rsm_buffer_create(device, (size_t)radius + 1, &device_weights));
-        RSM_CHECK(rsm_buffer_write(device, device_weights, 0, weights32, (size_t)radius + 1));
+        RSM_CHECK(rsm_buffer_create(device, taps, &device_weights));
+        RSM_CHECK(rsm_buffer_write(device, device_weights, 0, weights32, taps));
         RSM_CHECK(rsm_kernel_get(device, "synth_noise", "synth_blur", "", &kernel));
     }
     for (int axis = 0; axis < 3; axis++) {
