@@ -91,22 +91,30 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
 #define STORE(r)                                                                                      \
             if (row + r < last) {                                                                     \
                 __global float *to = c + (row + r) * c_stride;                                        \
-                if (width == TILE) {                                                                  \
-                    if (add) {                                                                        \
-                        c##r##0 += VLOAD(0, to);                                                      \
-                        c##r##1 += VLOAD(1, to);                                                      \
-                        c##r##2 += VLOAD(2, to);                                                      \
-                    }                                                                                 \
-                    VSTORE(c##r##0, 0, to);                                                           \
-                    VSTORE(c##r##1, 1, to);                                                           \
-                    VSTORE(c##r##2, 2, to);                                                           \
-                } else {                                                                              \
-                    VEC rest[COLUMNS] = {c##r##0, c##r##1, c##r##2};                                  \
-                    const float *value = (const float *)rest;                                         \
-                    for (int j = 0; j < width; j++) to[j] = add ? to[j] + value[j] : value[j];        \
+                if (add) {                                                                            \
+                    c##r##0 += VLOAD(0, to);                                                          \
+                    c##r##1 += VLOAD(1, to);                                                          \
+                    c##r##2 += VLOAD(2, to);                                                          \
                 }                                                                                     \
+                VSTORE(c##r##0, 0, to);                                                               \
+                VSTORE(c##r##1, 1, to);                                                               \
+                VSTORE(c##r##2, 2, to);                                                               \
             }
-            EACH_ROW(STORE)
+#define KEEP(r)                                                                                       \
+            rest[r * COLUMNS] = c##r##0;                                                              \
+            rest[r * COLUMNS + 1] = c##r##1;                                                          \
+            rest[r * COLUMNS + 2] = c##r##2;
+            if (width == TILE) {
+                EACH_ROW(STORE)
+            } else {
+                VEC rest[ROWS * COLUMNS];
+                const float *value = (const float *)rest;
+                EACH_ROW(KEEP)
+                for (int r = 0; r < min(last - row, ROWS); r++) {
+                    __global float *to = c + (row + r) * c_stride;
+                    for (int j = 0; j < width; j++) to[j] = add ? to[j] + value[r * TILE + j] : value[r * TILE + j];
+                }
+            }
         }
     }
 }
