@@ -236,6 +236,58 @@ RESMAP_API resmap_status resmap_self_check(resmap_context *context, resmap_model
 /* Folders used for caches, NULL where caching is off; static until the context is freed. */
 RESMAP_API const char *resmap_cache_folder(resmap_context *context);
 
+/* ---- Timing ----------------------------------------------------------------------------------------------- */
+
+/* A network of the paper's size (29 million weights, the same random ones every time), named "paper": good for timing
+ * only. Freed as any model. */
+RESMAP_API resmap_status resmap_model_paper(resmap_context *context, resmap_model **model);
+
+typedef struct resmap_timing_options {
+    size_t height, width;        /* of the slice, 1…16384, rounded up to multiples of 8 (256 x 256) */
+    int repeat;                  /* timed runs, 1…1000 (5) */
+    int only_seconds;            /* 1: no kernels, no roof: no further run and no measuring of the device (0) */
+    int by_shape;                /* 1: a kernel has a row for every shape of its operands (0) */
+    resmap_precision precision;
+    uint64_t memory_mib;         /* most device memory; 0: the device's own limits */
+} resmap_timing_options;
+
+/* Fills in the defaults. */
+RESMAP_API void resmap_timing_options_init(resmap_timing_options *options);
+
+typedef struct resmap_kernel_time {
+    char name[24];
+    size_t rows, columns;        /* by_shape: gemm's M and K, attention's channels and heads, others' channels; else 0 */
+    uint64_t calls;
+    double seconds;              /* of all calls, by the device's clock */
+    double flop, bytes;          /* arithmetic, a multiply-add being two; memory traffic when nothing is fetched twice */
+    double share;                /* of all kernels' seconds */
+    double roof;                 /* the seconds that the device's roof allows, as a share of the seconds taken */
+} resmap_kernel_time;
+
+typedef struct resmap_timing {
+    char *model_name, *device_name, *device_platform, *device_driver;
+    const char *precision;       /* "fp32", "fp16"; "fp64" on the reference */
+    size_t height, width;        /* as computed */
+    size_t band_rows;            /* rows a band at full resolution */
+    size_t run_count;
+    double *run_seconds;         /* of every timed run: slice in, encoder, decoder with a prompt, slice out */
+    double seconds;              /* their median */
+    double flop;                 /* of one run, as the kernels do it (some of the network's arithmetic is folded away) */
+    uint64_t device_bytes_peak;  /* of the timed runs, weights included */
+    double roof_flops;           /* the device's best matrix product, flop a second; 0: not measured */
+    double roof_bytes;           /* and its best copy, bytes read and written a second */
+    size_t kernel_count;
+    resmap_kernel_time *kernels; /* most seconds first; from a further run in which every command is waited for */
+} resmap_timing;
+
+/* Times the whole network on the opened device, after a run to warm up. Needs an opened device.
+ * RESMAP_NO_DEVICE_MEMORY where not even bands of two rows fit. */
+RESMAP_API resmap_status resmap_time(resmap_context *context, resmap_model *model, const resmap_timing_options *options,
+                                     resmap_timing **timing);
+RESMAP_API void resmap_timing_free(resmap_timing *timing);
+/* The timing as JSON text (contract of `bench --json`), to be freed with resmap_text_free. */
+RESMAP_API resmap_status resmap_timing_json(resmap_context *context, const resmap_timing *timing, char **text);
+
 /* ---- Synthesizing artifacts ------------------------------------------------------------------------------- */
 
 #define RESMAP_MOTION 1u

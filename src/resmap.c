@@ -9,6 +9,7 @@
 #include "image/image.h"
 #include "model/cascade.h"
 #include "model/selfcheck.h"
+#include "model/timing.h"
 
 const char *resmap_version(void)
 {
@@ -244,6 +245,11 @@ resmap_status resmap_self_check(resmap_context *context, resmap_model *model, do
     return rsm_self_check(context->network, error);
 }
 
+static resmap_status check_precision(rsm_env *env, resmap_precision precision)
+{
+    if (precision != RESMAP_PRECISION_FP16) return RESMAP_OK;
+    return rsm_fail(env, RESMAP_BUILD_FAILED, "precision: fp16 storage is not built in this version; use fp32");
+}
 
 static resmap_status fill_report(resmap_context *context, const resmap_model *model, resmap_report *report)
 {
@@ -274,10 +280,7 @@ static resmap_status run_cascade(resmap_context *context, resmap_model *model, c
     resmap_status status;
 
     if (report == NULL) return rsm_no_memory(env, sizeof *report);
-    if (options->precision == RESMAP_PRECISION_FP16) {
-        status = rsm_fail(env, RESMAP_BUILD_FAILED, "precision: fp16 storage is not built in this version; use fp32");
-        goto done;
-    }
+    RSM_CHECK(check_precision(env, options->precision));
     if (context->device != NULL) {
         rsm_device_set_limit(context->device, options->memory_mib << 20);
         rsm_device_reset_peak(context->device);
@@ -436,5 +439,69 @@ done:
     resmap_image_free(mask);
     resmap_image_free(restored);
     resmap_report_free(report);
+    return status;
+}
+
+/* ---- Timing ---- */
+
+resmap_status resmap_model_paper(resmap_context *context, resmap_model **model)
+{
+    return rsm_model_paper(&context->env, model);
+}
+
+void resmap_timing_options_init(resmap_timing_options *options)
+{
+    memset(options, 0, sizeof *options);
+    options->height = options->width = 256;
+    options->repeat = 5;
+}
+
+void resmap_timing_free(resmap_timing *timing)
+{
+    if (timing == NULL) return;
+    free(timing->model_name);
+    free(timing->device_name);
+    free(timing->device_platform);
+    free(timing->device_driver);
+    free(timing->run_seconds);
+    free(timing->kernels);
+    free(timing);
+}
+
+resmap_status resmap_timing_json(resmap_context *context, const resmap_timing *timing, char **text)
+{
+    return rsm_timing_json(&context->env, timing, text);
+}
+
+resmap_status resmap_time(resmap_context *context, resmap_model *model, const resmap_timing_options *options,
+                          resmap_timing **timing)
+{
+    rsm_env *env = &context->env;
+    const resmap_device *device;
+    resmap_timing *t;
+    resmap_status status;
+
+    if (options->height < 1 || options->height > 16384 || options->width < 1 || options->width > 16384)
+        return rsm_fail(env, RESMAP_BAD_ARGUMENT, "size: %zu x %zu is not within 1 to 16384", options->height, options->width);
+    if (options->repeat < 1 || options->repeat > 1000)
+        return rsm_fail(env, RESMAP_BAD_ARGUMENT, "repeat: %d is not within 1 to 1000", options->repeat);
+    RSM_TRY(check_precision(env, options->precision));
+    t = calloc(1, sizeof *t);
+    if (t == NULL) return rsm_no_memory(env, sizeof *t);
+    if (context->device != NULL) rsm_device_set_limit(context->device, options->memory_mib << 20);
+    RSM_CHECK(use_network(context, model));
+    device = rsm_device_info(context->device);
+    t->model_name = rsm_strdup(model->name);
+    t->device_name = rsm_strdup(device->name);
+    t->device_platform = rsm_strdup(device->platform);
+    t->device_driver = rsm_strdup(device->driver);
+    t->precision = rsm_device_is_reference(context->device) ? "fp64" : "fp32";
+    if (t->model_name == NULL || t->device_name == NULL || t->device_platform == NULL || t->device_driver == NULL)
+        RSM_CHECK(rsm_no_memory(env, sizeof *t));
+    RSM_CHECK(rsm_timing_run(context->network, options, t));
+    *timing = t;
+    return RESMAP_OK;
+done:
+    resmap_timing_free(t);
     return status;
 }

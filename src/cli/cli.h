@@ -49,7 +49,7 @@ typedef struct cli_command {
     int (*run)(const struct cli_command *command, int argc, char **argv); /* gives the exit status */
 } cli_command;
 
-extern const cli_command cli_restore, cli_classify, cli_synth, cli_evaluate, cli_devices, cli_model, cli_doctor;
+extern const cli_command cli_restore, cli_classify, cli_synth, cli_evaluate, cli_devices, cli_model, cli_doctor, cli_bench;
 
 /* Parses the arguments of a command (argv[0]: its name); --help and --version are added to every table. Gives
  * -1 when the command is to go on, with its operands at *operands; else the exit status to leave with. */

@@ -69,6 +69,8 @@ resmap_status rsm_model_open(rsm_env *env, const char *name, resmap_model **mode
  * RESMAP_OK; so later look-ups cannot fail. Takes over bytes. */
 resmap_status rsm_model_create(rsm_env *env, const char *name, unsigned char *bytes, size_t size, resmap_model **model);
 void rsm_model_free(resmap_model *model);
+/* random.c: the network of the paper's size, with the same random weights every time. */
+resmap_status rsm_model_paper(rsm_env *env, resmap_model **model);
 /* Names every weight tensor of the network that `config` describes (prompts apart), in the order of the forward pass:
  * patch_embed, encoder_level1, down1_2 … latent, classifier, tpf.3, up4_3 … refinement, output. Checking, counting and
  * uploading share this walk. shape: `dims` lengths, 1 beyond. A status other than RESMAP_OK from `visit` ends the walk
