@@ -18,6 +18,9 @@ struct resmap_image {
     struct rsm_nifti *header;    /* of the file read, to be written back (nifti.c); NULL for created images */
 };
 
+/* Reads a single-file NIfTI-1 or -2, plain or gzip by content, either byte order; slope and intercept applied, non-finite
+ * voxels kept. RESMAP_BAD_FILE "PATH: reason" for everything the contract calls bad input; memory stays within a small
+ * multiple of what the file can hold. Freed with resmap_image_free. */
 resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image **image);
 /* Fresh image with `like`'s geometry and undefined data. */
 resmap_status rsm_image_like(rsm_env *env, const struct resmap_image *like, struct resmap_image **image);

@@ -426,7 +426,7 @@ resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image
     RSM_CHECK(skip_to(&in, position, (uint64_t)f.vox_offset, buffer));
     size_t bytes = rsm_bytes((size_t)f.voxels, sizeof(float));
     if (!(image->data = malloc(bytes))) {
-        status = rsm_no_memory(env, bytes);
+        status = rsm_fail(env, RESMAP_NO_MEMORY, "%s: no memory for its %llu voxels", path, (unsigned long long)f.voxels);
         goto done;
     }
     RSM_CHECK(read_voxels(&in, &f, buffer, image->data));
