@@ -1,10 +1,10 @@
-/* Around the one-dimensional transforms of clFFT, which know neither offsets nor more than one stride: pencils are gathered to
- * a dense array of `count` rows of m complex numbers, transformed there, and scattered back. Only forward transforms are
- * used: the backward one is the forward one between two conjugations.
+/* Around the one-dimensional transforms of clFFT, which know neither offsets nor more than one stride: pencils
+ * are gathered to a dense array of `count` rows of m complex numbers, transformed there, and scattered back. Only
+ * forward transforms are used: the backward one is the forward one between two conjugations.
  *
- * Lengths n that clFFT lacks go by Bluestein's algorithm, with w[j] = exp(-i pi j^2 / n): X = w (u * v), u = x w, v = conj(w)
- * at lags -(n - 1) … n - 1, the convolution being cyclic over m >= 2 n - 1 numbers. `spectrum` is the transform of v over m;
- * the product's inverse transform again is a forward one between conjugations.
+ * Lengths n that clFFT lacks go by Bluestein's algorithm, with w[j] = exp(-i pi j^2 / n): X = w (u * v), u = x w,
+ * v = conj(w) at lags -(n - 1) ... n - 1, the convolution being cyclic over m >= 2 n - 1 numbers. `spectrum` is
+ * the transform of v over m; the product's inverse transform again is a forward one between conjugations.
  *
  * Element j of pencil q is complex number (q % inner) + (q / inner) * inner * n + j * inner behind `offset`. */
 
@@ -14,8 +14,9 @@ float2 multiply(const float2 a, const float2 b)
 }
 
 /* Work-items: (m, count). sign: 1 forward, -1 backward. chirp is w, not read when n == m. */
-__kernel void fft_gather(__global const float *source, const int offset, const int inner, const int n, __global float *target,
-                         const int m, const int first, const int count, const float sign, __global const float *chirp)
+__kernel void fft_gather(__global const float *source, const int offset, const int inner, const int n,
+                         __global float *target, const int m, const int first, const int count,
+                         const float sign, __global const float *chirp)
 {
     const int j = (int)get_global_id(0), row = (int)get_global_id(1);
     if (j >= m || row >= count) return;
@@ -30,7 +31,8 @@ __kernel void fft_gather(__global const float *source, const int offset, const i
 }
 
 /* Work-items: (m, count). values = conj(values * spectrum). */
-__kernel void fft_convolve(__global float *values, const int m, const int count, __global const float *spectrum)
+__kernel void fft_convolve(__global float *values, const int m, const int count,
+                           __global const float *spectrum)
 {
     const int j = (int)get_global_id(0), row = (int)get_global_id(1);
     if (j >= m || row >= count) return;
@@ -39,9 +41,9 @@ __kernel void fft_convolve(__global float *values, const int m, const int count,
 }
 
 /* Work-items: (n, count). */
-__kernel void fft_scatter(__global const float *source, const int m, __global float *target, const int offset, const int inner,
-                          const int n, const int first, const int count, const float sign, const float scale,
-                          __global const float *chirp)
+__kernel void fft_scatter(__global const float *source, const int m, __global float *target, const int offset,
+                          const int inner, const int n, const int first, const int count, const float sign,
+                          const float scale, __global const float *chirp)
 {
     const int j = (int)get_global_id(0), row = (int)get_global_id(1);
     if (j >= n || row >= count) return;
@@ -54,7 +56,8 @@ __kernel void fft_scatter(__global const float *source, const int m, __global fl
 
 #ifdef CLFFT_PROBE
 
-/* Compiles only where clFFT's kernels do, which assign pointers of other types without a cast: an error since Clang 16. */
+/* Compiles only where clFFT's kernels do, which assign pointers of other types without a cast: an error since
+ * Clang 16. */
 __kernel void clfft_probe(__global float2 *values)
 {
     __global float4 *pairs = values;

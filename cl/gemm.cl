@@ -1,14 +1,17 @@
-/* C[M,N] = A[M,K] B[K,N] (+ C when accumulate), row-major, each with an offset and a stride (elements). Nothing outside
- * the matrices is read, so what lies between their rows may be anything. Sums run over k in ascending order, in runs of
- * DEPTH that are added up in C: the same every time.
+/* C[M,N] = A[M,K] B[K,N] (+ C when accumulate), row-major, each with an offset and a stride (elements). Nothing
+ * outside the matrices is read, so what lies between their rows may be anything. Sums run over k in ascending
+ * order, in runs of DEPTH that are added up in C: the same every time. Products are added by a * b + c, which
+ * compilers fuse where the device can, not by fma(), which devices without it emulate.
  *
- *        N                gemm_vector (CPUs): a work-item computes COLUMNS vectors of WIDTH columns of C for a run of rows.
- *      +---+---+---+      It first copies its columns of B (DEPTH rows at a time) to a dense private array, which stays in
- *    K |   | B |   |      the first-level cache: the rows of B itself lie so far apart, often by powers of two, that they
- *      +---+---+---+      would push each other out. Then ROWS (2, 4 or 8) rows of C at a time are held in registers.
- *  +---+---+---+---+
- * M| A |   | C |   |      gemm_group (GPUs): a work-group of GROUP x GROUP items computes a square of 4 GROUP x 4 GROUP of
- *  +---+---+---+---+      C, 4 x 4 an item, with GROUP columns of A and rows of B at a time in local memory. */
+ *        N                gemm_vector (CPUs): a work-item computes COLUMNS vectors of WIDTH columns of C for a run
+ *      +---+---+---+      of rows. It first copies its columns of B (DEPTH rows at a time) to a dense private
+ *    K |   | B |   |      array, which stays in the first-level cache: the rows of B itself lie so far apart, often
+ *      +---+---+---+      by powers of two, that they would push each other out. Then ROWS (2, 4 or 8) rows of C at
+ *  +---+---+---+---+      a time are held in registers.
+ * M| A |   | C |   |
+ *  +---+---+---+---+      gemm_group (GPUs): a work-group of GROUP x GROUP items computes a square of 4 GROUP x
+ *                         4 GROUP of C, 4 x 4 an item, with GROUP columns of A and rows of B at a time in local
+ *                         memory. */
 
 #if !defined(WIDTH) && !defined(GROUP)           /* checkers of this file see both */
 #define WIDTH 16
@@ -41,9 +44,9 @@
 #endif
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void gemm_vector(const int m, const int n, const int k, __global const float *a, const int a_offset, const int a_stride,
-                 __global const float *b, const int b_offset, const int b_stride, __global float *c, const int c_offset,
-                 const int c_stride, const int accumulate, const int rows)
+void gemm_vector(const int m, const int n, const int k, __global const float *a, const int a_offset,
+                 const int a_stride, __global const float *b, const int b_offset, const int b_stride,
+                 __global float *c, const int c_offset, const int c_stride, const int accumulate, const int rows)
 {
     VEC columns[DEPTH * COLUMNS];
     const int column = (int)get_global_id(0) * TILE;
@@ -78,7 +81,8 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
             VEC c##r##0 = 0.0f, c##r##1 = 0.0f, c##r##2 = 0.0f;
             EACH_ROW(DECLARE)
             for (int p = 0; p < depth; p++) {
-                const VEC b0 = columns[p * COLUMNS], b1 = columns[p * COLUMNS + 1], b2 = columns[p * COLUMNS + 2];
+                const VEC b0 = columns[p * COLUMNS], b1 = columns[p * COLUMNS + 1];
+                const VEC b2 = columns[p * COLUMNS + 2];
 #define MULTIPLY(r)                                                                                   \
                 {                                                                                     \
                     const VEC value = a##r[p];                                                        \
@@ -112,7 +116,7 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
                 EACH_ROW(KEEP)
                 for (int r = 0; r < min(last - row, ROWS); r++) {
                     __global float *to = c + (row + r) * c_stride;
-                    for (int j = 0; j < width; j++) to[j] = add ? to[j] + value[r * TILE + j] : value[r * TILE + j];
+                    for (int j = 0; j < width; j++) to[j] = value[r * TILE + j] + (add ? to[j] : 0.0f);
                 }
             }
         }
@@ -126,11 +130,11 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
 #define SIDE (4 * GROUP)
 
 __kernel __attribute__((reqd_work_group_size(GROUP, GROUP, 1)))
-void gemm_group(const int m, const int n, const int k, __global const float *a, const int a_offset, const int a_stride,
-                __global const float *b, const int b_offset, const int b_stride, __global float *c, const int c_offset,
-                const int c_stride, const int accumulate)
+void gemm_group(const int m, const int n, const int k, __global const float *a, const int a_offset,
+                const int a_stride, __global const float *b, const int b_offset, const int b_stride,
+                __global float *c, const int c_offset, const int c_stride, const int accumulate)
 {
-    __local float a_tile[GROUP][SIDE + 1];       /* transposed; one more, so that a column spreads over the banks */
+    __local float a_tile[GROUP][SIDE + 1];       /* transposed; one more spreads a column over the banks */
     __local float b_tile[GROUP][SIDE];
     const int x = (int)get_local_id(0), y = (int)get_local_id(1);
     const int column = (int)get_group_id(0) * SIDE, row = (int)get_group_id(1) * SIDE;

@@ -1,4 +1,5 @@
-/* The parts of the device layer that need no OpenCL: choosing a device, program binaries on disk, the plain-C reference. */
+/* The parts of the device layer that need no OpenCL: choosing a device, program binaries on disk, the plain-C
+ * reference. */
 #include <check.h>
 #include <fcntl.h>
 #include <math.h>
@@ -18,8 +19,10 @@ static rsm_env env;
 
 enum { DEVICES = 5 };
 static resmap_device items[DEVICES] = {
-    {.index = 0, .platform = "Portable Computing Language", .name = "pthread-CPU", .type = "cpu", .usable = 1},
-    {.index = 1, .platform = "Clover", .name = "Old Radeon", .type = "gpu", .usable = 0, .reason = "computes wrongly"},
+    {.index = 0, .platform = "Portable Computing Language", .name = "pthread-CPU", .type = "cpu",
+     .usable = 1},
+    {.index = 1, .platform = "Clover", .name = "Old Radeon", .type = "gpu", .usable = 0,
+     .reason = "computes wrongly"},
     {.index = 2, .platform = "Vendor OpenCL", .name = "Small GPU", .type = "gpu", .usable = 1},
     {.index = 3, .platform = "Vendor OpenCL", .name = "Large GPU", .type = "gpu", .usable = 1},
     {.index = 4, .platform = "Vendor OpenCL", .name = "Accelerator 4000", .type = "accelerator", .usable = 0,
@@ -205,7 +208,8 @@ START_TEST(oldest_binaries_go)
     ck_assert(!exists(keys[1]));
     ck_assert(exists(keys[2]));
     ck_assert(exists(keys[3]));
-    rsm_binaries_store(folder, key, payload, sizeof payload, sizeof payload - 1);   /* larger than all that may be kept */
+    /* Larger than all that may be kept. */
+    rsm_binaries_store(folder, key, payload, sizeof payload, sizeof payload - 1);
     ck_assert(!exists(key));
     rsm_binaries_remove(folder, keys[3]);
     ck_assert(!exists(keys[3]));
@@ -276,7 +280,8 @@ START_TEST(reference)
     OK(rsm_buffer_write(device, a, 0, start, 10));
     OK(rsm_buffer_copy(device, b, 1, 5, a, 2, 3, 2, 3));
     OK(rsm_buffer_read(device, b, 0, got, 20));
-    static const float expected[20] = {-1, 2, 3, -1, -1, -1, 5, 6, -1, -1, -1, 8, 9, -1, -1, -1, -1, -1, -1, -1};
+    static const float expected[20] = {-1, 2, 3, -1, -1, -1, 5, 6, -1, -1, -1, 8, 9, -1, -1, -1, -1, -1, -1,
+                                       -1};
     ck_assert_mem_eq(got, expected, sizeof got);
     ck_assert_int_eq(rsm_buffer_copy(device, b, 0, 5, a, 3, 3, 2, 3), RESMAP_INTERNAL);
     ck_assert_int_eq(rsm_buffer_write(device, a, 1, start, 10), RESMAP_INTERNAL);
@@ -332,7 +337,9 @@ START_TEST(reference_product)
         for (size_t i = 0; i < M; i++) {
             for (size_t j = 0; j < N + PAD; j++) {
                 double sum = 0;
-                for (size_t p = 0; p < K && j < N; p++) sum += sin((double)(i * K + p)) * cos((double)(p * N + j));
+                for (size_t p = 0; p < K && j < N; p++) {
+                    sum += sin((double)(i * K + p)) * cos((double)(p * N + j));
+                }
                 double expected = j < N ? sum * (1 + accumulate) : 7;
                 ck_assert_msg(fabs(z[c.offset + i * c.stride + j] - expected) < 1e-13, "C[%zu, %zu]", i, j);
             }

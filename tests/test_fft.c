@@ -1,5 +1,5 @@
-/* rsm_fft on the reference and on every device, against sums in float64: lengths that clFFT has and lengths that it lacks, every
- * axis, there and back, and untouched surroundings. */
+/* rsm_fft on the reference and on every device, against sums in float64: lengths that clFFT has and lengths
+ * that it lacks, every axis, there and back, and untouched surroundings. */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -24,7 +24,8 @@ static float number(void)
 /* The transform's definition along one axis; `inner` numbers lie between neighbours. */
 static void sums(double *values, size_t n, size_t inner, size_t total, int direction)
 {
-    double *pencil = malloc(2 * n * sizeof *pencil), *cosine = malloc(n * sizeof *cosine), *sine = malloc(n * sizeof *sine);
+    double *pencil = malloc(2 * n * sizeof *pencil);
+    double *cosine = malloc(n * sizeof *cosine), *sine = malloc(n * sizeof *sine);
     ck_assert(pencil && cosine && sine);
     for (size_t j = 0; j < n; j++) {
         cosine[j] = cos(2 * PI * (double)j / (double)n);
@@ -66,7 +67,8 @@ static double largest_difference(const float *a, const double *b, size_t count, 
 }
 
 /* Both directions against the sums, and back again. bound: of the largest error over the largest number. */
-static void one(rsm_device *device, size_t nx, size_t ny, size_t nz, unsigned axes, size_t offset, double bound)
+static void one(rsm_device *device, size_t nx, size_t ny, size_t nz, unsigned axes, size_t offset,
+                double bound)
 {
     const size_t shape[3] = {nx, ny, nz}, total = nx * ny * nz, behind = 7;
     size_t count = offset + 2 * total + behind, inner;
@@ -86,16 +88,19 @@ static void one(rsm_device *device, size_t nx, size_t ny, size_t nz, unsigned ax
         OK(rsm_fft(device, buffer, offset, shape, axes, direction < 0 ? RSM_FORWARD : RSM_BACKWARD));
         OK(rsm_buffer_read(device, buffer, 0, now, count));
         double error = largest_difference(now + offset, exact, 2 * total, &size);
-        ck_assert_msg(error <= bound * size, "%zu x %zu x %zu, axes %u, direction %d: error %g of %g", nx, ny, nz, axes,
-                      direction, error, size);
+        ck_assert_msg(error <= bound * size, "%zu x %zu x %zu, axes %u, direction %d: error %g of %g", nx, ny,
+                      nz, axes, direction, error, size);
         for (size_t i = 0; i < count; i++) {
-            if (i < offset || i >= offset + 2 * total) ck_assert_msg(isnan(now[i]), "%zu x %zu x %zu: written outside", nx, ny, nz);
+            if (i < offset || i >= offset + 2 * total) {
+                ck_assert_msg(isnan(now[i]), "%zu x %zu x %zu: written outside", nx, ny, nz);
+            }
         }
         OK(rsm_fft(device, buffer, offset, shape, axes, direction < 0 ? RSM_BACKWARD : RSM_FORWARD));
         OK(rsm_buffer_read(device, buffer, 0, now, count));
         for (size_t i = 0; i < 2 * total; i++) exact[i] = start[offset + i];
         error = largest_difference(now + offset, exact, 2 * total, &size);
-        ck_assert_msg(error <= bound * size, "%zu x %zu x %zu, axes %u: there and back: error %g", nx, ny, nz, axes, error);
+        ck_assert_msg(error <= bound * size, "%zu x %zu x %zu, axes %u: there and back: error %g", nx, ny, nz,
+                      axes, error);
     }
     rsm_buffer_free(buffer);
     free(start);
@@ -180,7 +185,8 @@ START_TEST(many_lengths)
 }
 END_TEST
 
-/* What is done where clFFT fails. PoCL's is known to work, and to fail there would mean that nothing above tested it. */
+/* What is done where clFFT fails. PoCL's is known to work, and to fail there would mean that nothing above
+ * tested it. */
 START_TEST(on_the_host)
 {
     rsm_device *device;
@@ -207,9 +213,10 @@ START_TEST(refusals)
     OK(open_index(_i, &device));
     OK(rsm_buffer_create(device, 128, &buffer));
     ck_assert_int_eq(rsm_fft(device, buffer, 1, (const size_t[]){8, 8, 1}, 3, RSM_FORWARD), RESMAP_INTERNAL);
-    ck_assert_int_eq(rsm_fft(device, buffer, 0, (const size_t[]){8, 0, 1}, 3, RSM_FORWARD), RESMAP_BAD_ARGUMENT);
-    ck_assert_int_eq(rsm_fft(device, buffer, 0, (const size_t[]){1u << 20, 1u << 20, 1u << 30}, 3, RSM_FORWARD),
+    ck_assert_int_eq(rsm_fft(device, buffer, 0, (const size_t[]){8, 0, 1}, 3, RSM_FORWARD),
                      RESMAP_BAD_ARGUMENT);
+    ck_assert_int_eq(rsm_fft(device, buffer, 0, (const size_t[]){1u << 20, 1u << 20, 1u << 30}, 3,
+                             RSM_FORWARD), RESMAP_BAD_ARGUMENT);
     rsm_buffer_free(buffer);
     ck_assert_uint_eq(rsm_device_bytes(device), 0);
     rsm_device_close(device);

@@ -1,5 +1,5 @@
-/* rsm_gemm on every device, by every kernel that it can run, against sums in float64: odd shapes, offsets, padded strides,
- * matrices that end with their buffers, and NaN all around them. */
+/* rsm_gemm on every device, by every kernel that it can run, against sums in float64: odd shapes, offsets,
+ * padded strides, matrices that end with their buffers, and NaN all around them. */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -31,7 +31,8 @@ static size_t row_step(size_t m, size_t n, size_t k)
 }
 
 /* A buffer of `rows` x `columns` in the middle of `outside`; the host's copy goes to *values. */
-static rsm_matrix make(rsm_device *device, size_t rows, size_t columns, layout where, float outside, int fill, float **values)
+static rsm_matrix make(rsm_device *device, size_t rows, size_t columns, layout where, float outside, int fill,
+                       float **values)
 {
     rsm_matrix matrix = {NULL, where.offset, columns + where.pad};
     size_t count = where.offset + (rows - 1) * matrix.stride + columns + where.behind;
@@ -39,14 +40,17 @@ static rsm_matrix make(rsm_device *device, size_t rows, size_t columns, layout w
     ck_assert_ptr_nonnull(*values);
     for (size_t i = 0; i < count; i++) (*values)[i] = outside;
     for (size_t r = 0; r < rows; r++) {
-        for (size_t c = 0; c < columns; c++) (*values)[where.offset + r * matrix.stride + c] = fill ? number() : NAN;
+        for (size_t c = 0; c < columns; c++) {
+            (*values)[where.offset + r * matrix.stride + c] = fill ? number() : NAN;
+        }
     }
     OK(rsm_buffer_create(device, count, &matrix.buffer));
     OK(rsm_buffer_write(device, matrix.buffer, 0, *values, count));
     return matrix;
 }
 
-static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, layout lb, layout lc, int accumulate)
+static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, layout lb, layout lc,
+                int accumulate)
 {
     float *a, *b, *before, *after;
     state = (uint32_t)(m * 1000003 + n * 1009 + k);
@@ -74,13 +78,15 @@ static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, lay
             }
             /* The bound that holds for every order of summation in float32. */
             double bound = ((double)k + 3) * ldexp(1, -24) * size;
-            ck_assert_msg(fabs(after[at] - sum) <= bound, "%zu x %zu x %zu, offsets %zu %zu %zu, strides +%zu +%zu +%zu, "
-                          "accumulate %d: C[%zu, %zu] is %.9g, not %.9g", m, n, k, la.offset, lb.offset, lc.offset, la.pad,
-                          lb.pad, lc.pad, accumulate, i, j, (double)after[at], sum);
+            ck_assert_msg(fabs(after[at] - sum) <= bound,
+                          "%zu x %zu x %zu, offsets %zu %zu %zu, strides +%zu +%zu +%zu, "
+                          "accumulate %d: C[%zu, %zu] is %.9g, not %.9g", m, n, k, la.offset, lb.offset,
+                          lc.offset, la.pad, lb.pad, lc.pad, accumulate, i, j, (double)after[at], sum);
             after[at] = before[at];
         }
     }
-    ck_assert_msg(memcmp(before, after, count * sizeof *after) == 0, "%zu x %zu x %zu: written outside of C", m, n, k);
+    ck_assert_msg(memcmp(before, after, count * sizeof *after) == 0, "%zu x %zu x %zu: written outside of C",
+                  m, n, k);
     rsm_buffer_free(ma.buffer);
     rsm_buffer_free(mb.buffer);
     rsm_buffer_free(mc.buffer);
@@ -91,8 +97,8 @@ static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, lay
 }
 
 static const size_t shapes[][3] = {   /* m, n, k: the small ones first */
-    {1, 1, 1}, {3, 5, 7}, {8, 48, 3}, {9, 49, 17}, {5, 47, 1}, {2, 50, 130}, {64, 64, 16}, {17, 97, 129}, {65, 130, 33},
-    {100, 3, 260}, {7, 1000, 5}, {144, 385, 48},
+    {1, 1, 1}, {3, 5, 7}, {8, 48, 3}, {9, 49, 17}, {5, 47, 1}, {2, 50, 130}, {64, 64, 16}, {17, 97, 129},
+    {65, 130, 33}, {100, 3, 260}, {7, 1000, 5}, {144, 385, 48},
 };
 
 static void shapes_of(rsm_device *device, size_t count)
@@ -132,7 +138,8 @@ static void every_kind(rsm_device *device)
     rsm_device_reset_peak(device);
     one(device, 513, 2049, 700, (layout){256, 4, 0}, (layout){0, 64, 0}, (layout){512, 7, 4000}, 1);
     uint64_t matrices = 4 * (256 + 512 * 704 + 700 + 699 * 2113 + 2049 + 512 + 512 * 2056 + 2049 + 4000);
-    /* Where CLBlast fails its place is taken; PoCL's is known to work, unless its work-groups are made small. */
+    /* Where CLBlast fails its place is taken; PoCL's is known to work, unless its work-groups are made
+     * small. */
     if (device->gemm != RSM_GEMM_CLBLAST) {
         ck_assert(!(device->quirks & RSM_QUIRK_NO_BINARIES) || device->info.max_work_group < 256);
         printf("# CLBlast fails\n");
@@ -194,7 +201,8 @@ START_TEST(refusals)
     OK(open_index((size_t)_i, &device));
     rsm_buffer *buffer;
     OK(rsm_buffer_create(device, 100, &buffer));
-    rsm_matrix good = {buffer, 0, 10}, late = {buffer, 1, 10}, narrow = {buffer, 0, 9}, wide = {buffer, 0, 12};
+    rsm_matrix good = {buffer, 0, 10}, late = {buffer, 1, 10}, narrow = {buffer, 0, 9};
+    rsm_matrix wide = {buffer, 0, 12};
     ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, late, good, good, 0), RESMAP_INTERNAL);
     ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, good, narrow, good, 0), RESMAP_INTERNAL);
     ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, good, good, wide, 0), RESMAP_INTERNAL);

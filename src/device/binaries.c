@@ -1,5 +1,5 @@
-/* Program binaries on disk: one file a program, named by its key, in a folder that only the user may enter. A file is believed
- * only when its checksum is right, since drivers crash on damaged binaries. */
+/* Program binaries on disk: one file a program, named by its key, in a folder that only the user may enter. A
+ * file is believed only when its checksum is right, since drivers crash on damaged binaries. */
 #include "device/device_private.h"
 
 #include <dirent.h>
@@ -11,7 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The file: magic, format, key, length of the payload, SHA-256 of the payload (both hex), payload. Integers little-endian. */
+/* The file: magic, format, key, length of the payload, SHA-256 of the payload (both hex), payload. Integers
+ * little-endian. */
 #define MAGIC "resmapCL"
 #define FORMAT 1u
 enum { AT_FORMAT = 8, AT_KEY = 12, AT_LENGTH = 76, AT_SUM = 84, AT_PAYLOAD = 148 };
@@ -122,8 +123,9 @@ unsigned char *rsm_binaries_load(const char *folder, const char *key, size_t *si
     if (fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == geteuid()
         && read_all(file, header, sizeof header)) {
         length = get(header + AT_LENGTH, 8);
-        if (memcmp(header, MAGIC, 8) == 0 && get(header + AT_FORMAT, 4) == FORMAT && memcmp(header + AT_KEY, key, 64) == 0
-            && length > 0 && length <= MOST_PAYLOAD && (uint64_t)status.st_size == AT_PAYLOAD + length) {
+        if (memcmp(header, MAGIC, 8) == 0 && get(header + AT_FORMAT, 4) == FORMAT
+            && memcmp(header + AT_KEY, key, 64) == 0 && length > 0 && length <= MOST_PAYLOAD
+            && (uint64_t)status.st_size == AT_PAYLOAD + length) {
             payload = malloc((size_t)length);
         }
         if (payload && read_all(file, payload, (size_t)length)) {
@@ -167,7 +169,9 @@ static void trim(const char *folder, uint64_t cap)
     uint64_t total = 0;
     for (struct dirent *found = readdir(stream); found; found = readdir(stream)) {
         struct stat status;
-        if (found->d_name[0] == '.' && (found->d_name[1] == '\0' || strcmp(found->d_name, "..") == 0)) continue;
+        if (found->d_name[0] == '.' && (found->d_name[1] == '\0' || strcmp(found->d_name, "..") == 0)) {
+            continue;
+        }
         char *path = rsm_format("%s/%s", folder, found->d_name);
         entry *grown = path ? realloc(entries, (count + 1) * sizeof *entries) : NULL;
         if (grown) entries = grown;

@@ -1,6 +1,6 @@
-/* The only file that knows CLBlast. Only plain Gemm is used: GemmStridedBatched of 1.5.3 … 1.7.0 gives wrong numbers, and
- * calls success, for matrices with offsets, padded or zero strides. Calls are serialised: 1.5.x races in its cache of programs,
- * which the whole process shares. */
+/* The only file that knows CLBlast. Only plain Gemm is used: GemmStridedBatched of 1.5.3 … 1.7.0 gives wrong
+ * numbers, and calls success, for matrices with offsets, padded or zero strides. Calls are serialised: 1.5.x
+ * races in its cache of programs, which the whole process shares. */
 #include "device/device_private.h"
 
 #include <pthread.h>
@@ -19,14 +19,15 @@ int rsm_clblast_version(void)
 static resmap_status failed(rsm_device *device, CLBlastStatusCode code)
 {
     if (code > -1000) return rsm_cl_fail(device, "CLBlast's product", (cl_int)code);
-    return rsm_fail(device->env, RESMAP_DEVICE_FAILED, "device %s: CLBlast's product: error %d", device->info.name, (int)code);
+    return rsm_fail(device->env, RESMAP_DEVICE_FAILED, "device %s: CLBlast's product: error %d",
+                    device->info.name, (int)code);
 }
 
-resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
-                               int accumulate)
+resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
+                               rsm_matrix c, int accumulate)
 {
     resmap_status status = RESMAP_OK;
-    rsm_buffer *copies = NULL;       /* of matrices that do not suit the kernel; made here, so that they are counted */
+    rsm_buffer *copies = NULL;       /* of matrices that do not suit the kernel; made here to be counted */
     size_t bytes = 0;
     /* Its event is that of the last of several kernels. */
     double start = -1;
@@ -36,16 +37,18 @@ resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k,
         device->clblast_used = 1;
         users++;
     }
-    CLBlastStatusCode code = CLBlastSGemmTempBufferSize(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, m, n, k,
-                                                        a.offset, a.stride, b.offset, b.stride, c.offset, c.stride,
+    CLBlastStatusCode code = CLBlastSGemmTempBufferSize(CLBlastLayoutRowMajor, CLBlastTransposeNo,
+                                                        CLBlastTransposeNo, m, n, k, a.offset, a.stride,
+                                                        b.offset, b.stride, c.offset, c.stride,
                                                         &device->queue, &bytes);
     if (code == CLBlastSuccess && bytes > 0) {
         RSM_CHECK(rsm_buffer_create(device, (bytes + sizeof(float) - 1) / sizeof(float), &copies));
     }
     if (code == CLBlastSuccess) {
-        code = CLBlastSgemmWithTempBuffer(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, m, n, k, 1.0f,
-                                          a.buffer->memory, a.offset, a.stride, b.buffer->memory, b.offset, b.stride,
-                                          accumulate ? 1.0f : 0.0f, c.buffer->memory, c.offset, c.stride, &device->queue, NULL,
+        code = CLBlastSgemmWithTempBuffer(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, m, n,
+                                          k, 1.0f, a.buffer->memory, a.offset, a.stride, b.buffer->memory,
+                                          b.offset, b.stride, accumulate ? 1.0f : 0.0f, c.buffer->memory,
+                                          c.offset, c.stride, &device->queue, NULL,
                                           copies ? copies->memory : NULL);
     }
     if (code != CLBlastSuccess) RSM_CHECK(failed(device, code));
@@ -61,7 +64,8 @@ void rsm_clblast_close(rsm_device *device)
 {
     if (!device->clblast_used) return;
     pthread_mutex_lock(&lock);
-    /* Programs kept by CLBlast hold their contexts; drivers that unload before static destructors run crash over them. */
+    /* Programs kept by CLBlast hold their contexts; drivers that unload before static destructors run crash
+     * over them. */
     if (--users == 0) CLBlastClearCache();
     pthread_mutex_unlock(&lock);
 }

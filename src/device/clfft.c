@@ -1,6 +1,7 @@
-/* The only file that knows clFFT: forward transforms of `batch` dense rows of `length` interleaved complex numbers. clFFT's
- * tables are global and not thread-safe (its assertions abort the process), so that every call holds one lock. Transforms in
- * place are not used: their kernels order global memory by barriers on local memory only (Oclgrind calls it a race). */
+/* The only file that knows clFFT: forward transforms of `batch` dense rows of `length` interleaved complex
+ * numbers. clFFT's tables are global and not thread-safe (its assertions abort the process), so that every
+ * call holds one lock. Transforms in place are not used: their kernels order global memory by barriers on
+ * local memory only (Oclgrind calls it a race). */
 #include "device/device_private.h"
 
 #include <pthread.h>
@@ -31,7 +32,9 @@ static clfftStatus set_up(rsm_clfft *plan, rsm_device *device, size_t length, si
     clfftStatus code = clfftCreateDefaultPlan(&plan->handle, device->context, CLFFT_1D, &length);
     if (code != CLFFT_SUCCESS) return code;
     code = clfftSetPlanPrecision(plan->handle, CLFFT_SINGLE);
-    if (code == CLFFT_SUCCESS) code = clfftSetLayout(plan->handle, CLFFT_COMPLEX_INTERLEAVED, CLFFT_COMPLEX_INTERLEAVED);
+    if (code == CLFFT_SUCCESS) {
+        code = clfftSetLayout(plan->handle, CLFFT_COMPLEX_INTERLEAVED, CLFFT_COMPLEX_INTERLEAVED);
+    }
     if (code == CLFFT_SUCCESS) code = clfftSetResultLocation(plan->handle, CLFFT_OUTOFPLACE);
     if (code == CLFFT_SUCCESS) code = clfftSetPlanBatchSize(plan->handle, batch);
     if (code == CLFFT_SUCCESS) code = clfftSetPlanDistance(plan->handle, length, length);
@@ -61,8 +64,8 @@ resmap_status rsm_clfft_create(rsm_device *device, size_t length, size_t batch, 
     pthread_mutex_unlock(&lock);
     if (code != CLFFT_SUCCESS) {
         free(plan);
-        return rsm_fail(device->env, RESMAP_DEVICE_FAILED, "device %s: clFFT, length %zu: %s (%d)", device->info.name, length,
-                        rsm_cl_error_name((cl_int)code), (int)code);
+        return rsm_fail(device->env, RESMAP_DEVICE_FAILED, "device %s: clFFT, length %zu: %s (%d)",
+                        device->info.name, length, rsm_cl_error_name((cl_int)code), (int)code);
     }
     *result = plan;
     return RESMAP_OK;
@@ -84,11 +87,12 @@ size_t rsm_clfft_work_bytes(const rsm_clfft *plan)
     return plan->work_bytes;
 }
 
-resmap_status rsm_clfft_run(rsm_device *device, rsm_clfft *plan, rsm_buffer *from, rsm_buffer *to, rsm_buffer *work)
+resmap_status rsm_clfft_run(rsm_device *device, rsm_clfft *plan, rsm_buffer *from, rsm_buffer *to,
+                            rsm_buffer *work)
 {
     pthread_mutex_lock(&lock);
-    clfftStatus code = clfftEnqueueTransform(plan->handle, CLFFT_FORWARD, 1, &device->queue, 0, NULL, NULL, &from->memory,
-                                             &to->memory, work ? work->memory : NULL);
+    clfftStatus code = clfftEnqueueTransform(plan->handle, CLFFT_FORWARD, 1, &device->queue, 0, NULL, NULL,
+                                             &from->memory, &to->memory, work ? work->memory : NULL);
     pthread_mutex_unlock(&lock);
     if (code != CLFFT_SUCCESS) return rsm_cl_fail(device, "clFFT's transform", (cl_int)code);
     rsm_device_count_kernel(device);

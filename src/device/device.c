@@ -77,10 +77,12 @@ const char *rsm_cl_error_name(cl_int code)
 resmap_status rsm_cl_fail(rsm_device *device, const char *what, cl_int code)
 {
     resmap_status status = RESMAP_DEVICE_FAILED;
-    if (code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_INVALID_BUFFER_SIZE) status = RESMAP_NO_DEVICE_MEMORY;
+    if (code == CL_MEM_OBJECT_ALLOCATION_FAILURE) status = RESMAP_NO_DEVICE_MEMORY;
+    else if (code == CL_INVALID_BUFFER_SIZE) status = RESMAP_NO_DEVICE_MEMORY;
     else if (code == CL_OUT_OF_HOST_MEMORY) status = RESMAP_NO_MEMORY;
     else if (code == CL_BUILD_PROGRAM_FAILURE) status = RESMAP_BUILD_FAILED;
-    return rsm_fail(device->env, status, "device %s: %s: %s (%d)", device->info.name, what, rsm_cl_error_name(code), code);
+    return rsm_fail(device->env, status, "device %s: %s: %s (%d)", device->info.name, what,
+                    rsm_cl_error_name(code), code);
 }
 
 /* ---- Opening ---- */
@@ -134,9 +136,9 @@ static resmap_status fill_in(rsm_device *device, const resmap_device *item, cons
     device->info.driver = rsm_strdup(item->driver);
     device->info.version = rsm_strdup(item->version);
     device->info.reason = rsm_strdup(item->reason);
-    device->identity = rsm_format("%s; %s; %s; %s; %s; %s; %u bits; resmap %s", item->platform, candidate->vendor,
-                                  candidate->platform_version, item->name, item->version, item->driver,
-                                  (unsigned)(8 * sizeof(void *)), resmap_version());
+    device->identity = rsm_format("%s; %s; %s; %s; %s; %s; %u bits; resmap %s", item->platform,
+                                  candidate->vendor, candidate->platform_version, item->name, item->version,
+                                  item->driver, (unsigned)(8 * sizeof(void *)), resmap_version());
     if (!device->info.name) return rsm_no_memory(device->env, strlen(item->name) + 1);
     device->platform = candidate->platform;
     device->id = candidate->id;
@@ -145,7 +147,9 @@ static resmap_status fill_in(rsm_device *device, const resmap_device *item, cons
     set_memory(device, sizeof(float));
 
     cl_int code;
-    const cl_context_properties properties[] = {CL_CONTEXT_PLATFORM, (cl_context_properties)device->platform, 0};
+    const cl_context_properties properties[] = {
+        CL_CONTEXT_PLATFORM, (cl_context_properties)device->platform, 0,
+    };
     device->context = clCreateContext(properties, 1, &device->id, NULL, NULL, &code);
     if (code != CL_SUCCESS) return rsm_cl_fail(device, "making a context", code);
     device->queue = clCreateCommandQueue(device->context, device->id, 0, &code);
@@ -174,8 +178,8 @@ resmap_status rsm_device_open(rsm_env *env, const char *specification, rsm_devic
         RSM_CHECK(rsm_device_list_select(env, list, specification, &index));
         RSM_CHECK(fill_in(device, &list->items[index], &list->candidates[index]));
         if (!device->info.usable) {
-            rsm_log(env, RESMAP_LOG_WARNING, "device %s: taken because it was named, though %s", device->info.name,
-                    device->info.reason);
+            rsm_log(env, RESMAP_LOG_WARNING, "device %s: taken because it was named, though %s",
+                    device->info.name, device->info.reason);
         }
     }
     if (!device->info.platform || !device->info.name || !device->info.driver || !device->info.version
@@ -289,13 +293,15 @@ resmap_status rsm_buffer_create(rsm_device *device, size_t count, rsm_buffer **r
 {
     if (count == 0) count = 1;                   /* OpenCL has no empty buffers */
     if (count > RSM_MAX_ELEMENTS || buffer_bytes(device, count) > device->max_allocation) {
-        return rsm_fail(device->env, RESMAP_NO_DEVICE_MEMORY, "device %s: a buffer of %zu elements: at most %llu bytes",
-                        device->info.name, count, (unsigned long long)device->max_allocation);
+        return rsm_fail(device->env, RESMAP_NO_DEVICE_MEMORY,
+                        "device %s: a buffer of %zu elements: at most %llu bytes", device->info.name, count,
+                        (unsigned long long)device->max_allocation);
     }
     uint64_t bytes = buffer_bytes(device, count);
     if (device->bytes > device->limit || bytes > device->limit - device->bytes) {
-        return rsm_fail(device->env, RESMAP_NO_DEVICE_MEMORY, "device %s: %llu more bytes: %llu of %llu are in use",
-                        device->info.name, (unsigned long long)bytes, (unsigned long long)device->bytes,
+        return rsm_fail(device->env, RESMAP_NO_DEVICE_MEMORY,
+                        "device %s: %llu more bytes: %llu of %llu are in use", device->info.name,
+                        (unsigned long long)bytes, (unsigned long long)device->bytes,
                         (unsigned long long)device->limit);
     }
     rsm_buffer *buffer = calloc(1, sizeof *buffer);
@@ -314,7 +320,9 @@ resmap_status rsm_buffer_create(rsm_device *device, size_t count, rsm_buffer **r
         if (code != CL_SUCCESS) {
             free(buffer);
             /* Some drivers report a full device so. */
-            if (code == CL_OUT_OF_RESOURCES || code == CL_OUT_OF_HOST_MEMORY) code = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+            if (code == CL_OUT_OF_RESOURCES || code == CL_OUT_OF_HOST_MEMORY) {
+                code = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+            }
             return rsm_cl_fail(device, "making a buffer", code);
         }
     }
@@ -359,10 +367,12 @@ static int holds_rows(const rsm_buffer *buffer, size_t offset, size_t stride, si
 
 static resmap_status outside(rsm_device *device, const char *what)
 {
-    return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: %s: outside the buffer", device->info.name, what);
+    return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: %s: outside the buffer", device->info.name,
+                    what);
 }
 
-resmap_status rsm_buffer_write(rsm_device *device, rsm_buffer *buffer, size_t offset, const float *source, size_t count)
+resmap_status rsm_buffer_write(rsm_device *device, rsm_buffer *buffer, size_t offset, const float *source,
+                               size_t count)
 {
     if (!rsm_buffer_holds(buffer, offset, count)) return outside(device, "writing");
     if (count == 0) return RESMAP_OK;
@@ -372,12 +382,14 @@ resmap_status rsm_buffer_write(rsm_device *device, rsm_buffer *buffer, size_t of
         return RESMAP_OK;
     }
     cl_event event;
-    cl_int code = clEnqueueWriteBuffer(device->queue, buffer->memory, CL_TRUE, offset * sizeof(float), count * sizeof(float),
-                                       source, 0, NULL, rsm_profile_event(device, &event));
+    cl_int code = clEnqueueWriteBuffer(device->queue, buffer->memory, CL_TRUE, offset * sizeof(float),
+                                       count * sizeof(float), source, 0, NULL,
+                                       rsm_profile_event(device, &event));
     return code == CL_SUCCESS ? rsm_profile_took(device, event) : rsm_cl_fail(device, "writing", code);
 }
 
-resmap_status rsm_buffer_read(rsm_device *device, rsm_buffer *buffer, size_t offset, float *target, size_t count)
+resmap_status rsm_buffer_read(rsm_device *device, rsm_buffer *buffer, size_t offset, float *target,
+                              size_t count)
 {
     if (!rsm_buffer_holds(buffer, offset, count)) return outside(device, "reading");
     if (count == 0) return RESMAP_OK;
@@ -387,13 +399,15 @@ resmap_status rsm_buffer_read(rsm_device *device, rsm_buffer *buffer, size_t off
         return RESMAP_OK;
     }
     cl_event event;
-    cl_int code = clEnqueueReadBuffer(device->queue, buffer->memory, CL_TRUE, offset * sizeof(float), count * sizeof(float),
-                                      target, 0, NULL, rsm_profile_event(device, &event));
+    cl_int code = clEnqueueReadBuffer(device->queue, buffer->memory, CL_TRUE, offset * sizeof(float),
+                                      count * sizeof(float), target, 0, NULL,
+                                      rsm_profile_event(device, &event));
     return code == CL_SUCCESS ? rsm_profile_took(device, event) : rsm_cl_fail(device, "reading", code);
 }
 
-resmap_status rsm_buffer_copy(rsm_device *device, rsm_buffer *target, size_t target_offset, size_t target_stride,
-                              rsm_buffer *source, size_t source_offset, size_t source_stride, size_t width, size_t rows)
+resmap_status rsm_buffer_copy(rsm_device *device, rsm_buffer *target, size_t target_offset,
+                              size_t target_stride, rsm_buffer *source, size_t source_offset,
+                              size_t source_stride, size_t width, size_t rows)
 {
     if (!holds_rows(target, target_offset, target_stride, width, rows)
         || !holds_rows(source, source_offset, source_stride, width, rows)) return outside(device, "copying");
@@ -405,27 +419,28 @@ resmap_status rsm_buffer_copy(rsm_device *device, rsm_buffer *target, size_t tar
     RSM_TRY(rsm_profile_next(device, "copy", 0, 0, 0, 2 * (double)width * (double)rows));
     if (device->reference) {
         for (size_t r = 0; r < rows; r++) {
-            memcpy(target->host + target_offset + r * target_stride, source->host + source_offset + r * source_stride,
-                   width * sizeof(double));
+            memcpy(target->host + target_offset + r * target_stride,
+                   source->host + source_offset + r * source_stride, width * sizeof(double));
         }
         return RESMAP_OK;
     }
     cl_int code = CL_SUCCESS;
     cl_event event;
     if (rows > 1 && target != source && target_stride >= width && source_stride >= width) {
-        const size_t from[3] = {source_offset * sizeof(float), 0, 0}, to[3] = {target_offset * sizeof(float), 0, 0};
+        const size_t from[3] = {source_offset * sizeof(float), 0, 0};
+        const size_t to[3] = {target_offset * sizeof(float), 0, 0};
         const size_t region[3] = {width * sizeof(float), rows, 1};
         code = clEnqueueCopyBufferRect(device->queue, source->memory, target->memory, from, to, region,
-                                       source_stride * sizeof(float), 0, target_stride * sizeof(float), 0, 0, NULL,
-                                       rsm_profile_event(device, &event));
+                                       source_stride * sizeof(float), 0, target_stride * sizeof(float), 0, 0,
+                                       NULL, rsm_profile_event(device, &event));
         if (code == CL_SUCCESS) RSM_TRY(rsm_profile_took(device, event));
     } else {
-        /* Within one buffer drivers may refuse interleaved regions as overlapping, though no element is shared. */
+        /* Within one buffer drivers may take interleaved regions for overlapping ones. */
         for (size_t r = 0; r < rows && code == CL_SUCCESS; r++) {
             code = clEnqueueCopyBuffer(device->queue, source->memory, target->memory,
                                        (source_offset + r * source_stride) * sizeof(float),
-                                       (target_offset + r * target_stride) * sizeof(float), width * sizeof(float), 0, NULL,
-                                       rsm_profile_event(device, &event));
+                                       (target_offset + r * target_stride) * sizeof(float),
+                                       width * sizeof(float), 0, NULL, rsm_profile_event(device, &event));
             if (code == CL_SUCCESS) RSM_TRY(rsm_profile_took(device, event));
         }
     }

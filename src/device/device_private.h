@@ -36,7 +36,8 @@ struct rsm_device_list {
 };
 
 /* Index of the device that `specification` names (not "reference"), or the error of rsm_device_open. */
-resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification, size_t *index);
+resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification,
+                                     size_t *index);
 /* Whether `word` is one of the words of `text`. */
 int rsm_has_word(const char *text, const char *word);
 
@@ -67,8 +68,8 @@ typedef enum rsm_gemm_kind {
 
 /* The kind that suits the device, or the one $RESMAP_GEMM ("clblast" or "own") asks for. */
 rsm_gemm_kind rsm_gemm_choose(const rsm_device *device);
-resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
-                               int accumulate);
+resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
+                               rsm_matrix c, int accumulate);
 /* Gives back what CLBlast keeps once no device uses it any more. */
 void rsm_clblast_close(rsm_device *device);
 /* 1000000 * major + 1000 * minor + patch. */
@@ -84,7 +85,8 @@ void rsm_clfft_free(rsm_clfft *plan);
 /* Bytes of work space for a run; 0: none. */
 size_t rsm_clfft_work_bytes(const rsm_clfft *plan);
 /* Transforms the rows of `from` into `to`. work: a buffer of work_bytes, or NULL when 0. */
-resmap_status rsm_clfft_run(rsm_device *device, rsm_clfft *plan, rsm_buffer *from, rsm_buffer *to, rsm_buffer *work);
+resmap_status rsm_clfft_run(rsm_device *device, rsm_clfft *plan, rsm_buffer *from, rsm_buffer *to,
+                            rsm_buffer *work);
 
 /* What is kept for `pencils` transforms of n numbers, `batch` at a time. */
 typedef struct rsm_fft_entry {
@@ -104,8 +106,8 @@ typedef struct rsm_profile rsm_profile;
 cl_event *rsm_profile_event(const rsm_device *device, cl_event *event);
 /* Waits for the command of an event asked for so, adds its seconds, and releases it. */
 resmap_status rsm_profile_took(rsm_device *device, cl_event event);
-/* The same for commands without an event: waits for the device, and adds the seconds since `start` unless that is negative.
- * *start: the time now. */
+/* The same for commands without an event: waits for the device, and adds the seconds since `start` unless
+ * that is negative. *start: the time now. */
 resmap_status rsm_profile_lap(rsm_device *device, double *start);
 void rsm_profile_close(rsm_device *device);
 
@@ -140,8 +142,8 @@ struct rsm_buffer {
 
 /* "CL_OUT_OF_RESOURCES"; "unknown error" for codes that the standard does not name. */
 const char *rsm_cl_error_name(cl_int code);
-/* Fails with "device NAME: WHAT: CL_… (code)"; refused memory is RESMAP_NO_DEVICE_MEMORY, since drivers that allocate late
- * refuse it in any call. */
+/* Fails with "device NAME: WHAT: CL_… (code)"; refused memory is RESMAP_NO_DEVICE_MEMORY, since drivers that
+ * allocate late refuse it in any call. */
 resmap_status rsm_cl_fail(rsm_device *device, const char *what, cl_int code);
 /* Notes that a kernel was enqueued. */
 void rsm_device_count_kernel(rsm_device *device);
@@ -150,12 +152,13 @@ int rsm_buffer_holds(const rsm_buffer *buffer, size_t offset, size_t count);
 
 /* ---- binaries.c: programs on disk ---- */
 
-/* The folder for program binaries inside the library's cache folder, made when missing; NULL when caching is off, or
- * when the folder is not ours alone. Fresh memory. */
+/* The folder for program binaries inside the library's cache folder, made when missing; NULL when caching is
+ * off, or when the folder is not ours alone. Fresh memory. */
 char *rsm_binaries_folder(rsm_env *env);
 /* 64 hex digits over every field, each preceded by its length. */
 resmap_status rsm_binaries_key(rsm_env *env, const char *const *fields, size_t count, char key[65]);
-/* The payload kept under `key` (fresh memory), or NULL: absent, damaged or another key's. Damaged files are removed. */
+/* The payload kept under `key` (fresh memory), or NULL: absent, damaged or another key's. Damaged files are
+ * removed. */
 unsigned char *rsm_binaries_load(const char *folder, const char *key, size_t *size);
 /* Keeps the payload, and removes the oldest files above `cap` bytes in all; failures leave no trace. */
 void rsm_binaries_store(const char *folder, const char *key, const void *payload, size_t size, uint64_t cap);

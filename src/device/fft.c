@@ -1,5 +1,5 @@
-/* Fourier transforms: axis by axis, pencils gathered to dense rows (cl/fft.cl), the rows transformed by clFFT. On the
- * reference, and where clFFT fails or computes wrongly, in float64 on the host. */
+/* Fourier transforms: axis by axis, pencils gathered to dense rows (cl/fft.cl), the rows transformed by
+ * clFFT. On the reference, and where clFFT fails or computes wrongly, in float64 on the host. */
 #include "device/device_private.h"
 
 #include <math.h>
@@ -32,7 +32,8 @@ void rsm_fft_close(rsm_device *device)
     }
 }
 
-/* w[j] = exp(-i pi j² / n), n pairs. j² is reduced first: for large j the argument has no correct digits otherwise. */
+/* w[j] = exp(-i pi j² / n), n pairs. j² is reduced first: for large j the argument has no correct digits
+ * otherwise. */
 static void chirp_of(size_t n, double *w)
 {
     for (size_t j = 0; j < n; j++) {
@@ -59,7 +60,8 @@ static resmap_status make_chirp(rsm_device *device, rsm_fft_entry *entry)
     size_t n = entry->n, m = entry->m;
     resmap_status status = RESMAP_OK;
     rsm_fft_plan *plan = rsm_fft_plan_create(m);
-    double *w = calloc(rsm_bytes(n, 2 * sizeof *w), 1), *v = calloc(rsm_bytes(m, 2 * sizeof *v), 1), *work = NULL;
+    double *w = calloc(rsm_bytes(n, 2 * sizeof *w), 1), *work = NULL;
+    double *v = calloc(rsm_bytes(m, 2 * sizeof *v), 1);
     if (plan) work = malloc(rsm_bytes(rsm_fft_plan_work(plan) + 1, sizeof *work));
     if (!plan || !w || !v || !work) RSM_CHECK(rsm_no_memory(device->env, m * 4 * sizeof *v));
     chirp_of(n, w);
@@ -89,7 +91,9 @@ static resmap_status rows_create(rsm_device *device, const rsm_fft_entry *entry,
     size_t bytes = rsm_clfft_work_bytes(entry->plan);
     RSM_TRY(rsm_buffer_create(device, 2 * entry->m * entry->batch, &made->from));
     RSM_TRY(rsm_buffer_create(device, 2 * entry->m * entry->batch, &made->to));
-    if (bytes > 0) RSM_TRY(rsm_buffer_create(device, (bytes + sizeof(float) - 1) / sizeof(float), &made->work));
+    if (bytes > 0) {
+        RSM_TRY(rsm_buffer_create(device, (bytes + sizeof(float) - 1) / sizeof(float), &made->work));
+    }
     return RESMAP_OK;
 }
 
@@ -100,8 +104,8 @@ static void rows_free(rows *made)
     rsm_buffer_free(made->work);
 }
 
-/* clFFT is unmaintained, and has been reported to fail on several devices: transforms a shifted impulse in every row of a first
- * batch, whose spectrum is known, and looks at the first and the last row. */
+/* clFFT is unmaintained, and has been reported to fail on several devices: transforms a shifted impulse in
+ * every row of a first batch, whose spectrum is known, and looks at the first and the last row. */
 static resmap_status plan_is_right(rsm_device *device, const rsm_fft_entry *entry, int *right)
 {
     size_t m = entry->m, count = 2 * m * entry->batch;
@@ -119,7 +123,9 @@ static resmap_status plan_is_right(rsm_device *device, const rsm_fft_entry *entr
         RSM_CHECK(rsm_buffer_read(device, made.to, 2 * row * m, values, 2 * m));
         for (size_t j = 0; j < m; j++) {
             double angle = -2 * PI * (double)((uint64_t)j * ((row + 1) % m) % m) / (double)m;
-            if (!(fabs(values[2 * j] - cos(angle)) < 1e-4 && fabs(values[2 * j + 1] - sin(angle)) < 1e-4)) *right = 0;
+            if (!(fabs(values[2 * j] - cos(angle)) < 1e-4 && fabs(values[2 * j + 1] - sin(angle)) < 1e-4)) {
+                *right = 0;
+            }
         }
     }
 done:
@@ -137,9 +143,12 @@ static resmap_status try_plan(rsm_device *device, rsm_fft_entry *entry, size_t m
     entry->batch = pencils < MOST_GATHERED / m ? pencils : MOST_GATHERED / m;
     /* clFFT's assertions abort the process below this. */
     if (device->info.max_work_group < 64) return RESMAP_OK;
-    /* clFFT prints what a compiler says about its kernels: better not to ask for them where they do not compile. */
+    /* clFFT prints what a compiler says about its kernels: better not to ask for them where they do not
+     * compile. */
     if (rsm_kernel_get(device, "fft", "clfft_probe", "-DCLFFT_PROBE", &probe) != RESMAP_OK) return RESMAP_OK;
-    if (entry->batch == 0 || rsm_clfft_create(device, m, entry->batch, &entry->plan) != RESMAP_OK) return RESMAP_OK;
+    if (entry->batch == 0 || rsm_clfft_create(device, m, entry->batch, &entry->plan) != RESMAP_OK) {
+        return RESMAP_OK;
+    }
     RSM_TRY(plan_is_right(device, entry, &right));
     if (right) return RESMAP_OK;
     rsm_clfft_free(entry->plan);
@@ -178,8 +187,10 @@ static resmap_status find_entry(rsm_device *device, size_t n, size_t pencils, rs
         RSM_CHECK(try_plan(device, entry, m, pencils));
         if (entry->plan) RSM_CHECK(make_chirp(device, entry));
     }
-    if (!entry->plan) rsm_log(device->env, RESMAP_LOG_INFO, "device %s: clFFT fails for length %zu: transformed on the host",
-                              device->info.name, n);
+    if (!entry->plan) {
+        rsm_log(device->env, RESMAP_LOG_INFO,
+                "device %s: clFFT fails for length %zu: transformed on the host", device->info.name, n);
+    }
     entry->next = device->ffts;
     device->ffts = entry;
     *found = entry;
@@ -189,8 +200,8 @@ done:
 }
 
 /* `pencils` pencils of n numbers, `inner` of them side by side. */
-static resmap_status on_device(rsm_device *device, const rsm_fft_entry *entry, rsm_buffer *buffer, size_t offset, size_t inner,
-                               size_t pencils, rsm_direction direction)
+static resmap_status on_device(rsm_device *device, const rsm_fft_entry *entry, rsm_buffer *buffer,
+                               size_t offset, size_t inner, size_t pencils, rsm_direction direction)
 {
     size_t n = entry->n, m = entry->m;
     float sign = direction == RSM_FORWARD ? 1.0f : -1.0f;
@@ -208,18 +219,18 @@ static resmap_status on_device(rsm_device *device, const rsm_fft_entry *entry, r
     for (size_t first = 0; first < pencils; first += entry->batch) {
         size_t count = pencils - first < entry->batch ? pencils - first : entry->batch;
         const size_t long_rows[2] = {m, count}, short_rows[2] = {n, count};
-        RSM_CHECK(RSM_RUN(device, gather, 2, long_rows, local, RSM_BUFFER(buffer), RSM_INT(offset), RSM_INT(inner), RSM_INT(n),
-                          RSM_BUFFER(made.from), RSM_INT(m), RSM_INT(first), RSM_INT(count), RSM_FLOAT(sign),
-                          RSM_BUFFER(chirp)));
+        RSM_CHECK(RSM_RUN(device, gather, 2, long_rows, local, RSM_BUFFER(buffer), RSM_INT(offset),
+                          RSM_INT(inner), RSM_INT(n), RSM_BUFFER(made.from), RSM_INT(m), RSM_INT(first),
+                          RSM_INT(count), RSM_FLOAT(sign), RSM_BUFFER(chirp)));
         RSM_CHECK(rsm_clfft_run(device, entry->plan, made.from, made.to, made.work));
         if (entry->chirp) {
-            RSM_CHECK(RSM_RUN(device, convolve, 2, long_rows, local, RSM_BUFFER(made.to), RSM_INT(m), RSM_INT(count),
-                              RSM_BUFFER(entry->spectrum)));
+            RSM_CHECK(RSM_RUN(device, convolve, 2, long_rows, local, RSM_BUFFER(made.to), RSM_INT(m),
+                              RSM_INT(count), RSM_BUFFER(entry->spectrum)));
             RSM_CHECK(rsm_clfft_run(device, entry->plan, made.to, made.from, made.work));
         }
-        RSM_CHECK(RSM_RUN(device, scatter, 2, short_rows, local, RSM_BUFFER(result), RSM_INT(m), RSM_BUFFER(buffer),
-                          RSM_INT(offset), RSM_INT(inner), RSM_INT(n), RSM_INT(first), RSM_INT(count), RSM_FLOAT(sign),
-                          RSM_FLOAT(scale), RSM_BUFFER(chirp)));
+        RSM_CHECK(RSM_RUN(device, scatter, 2, short_rows, local, RSM_BUFFER(result), RSM_INT(m),
+                          RSM_BUFFER(buffer), RSM_INT(offset), RSM_INT(inner), RSM_INT(n), RSM_INT(first),
+                          RSM_INT(count), RSM_FLOAT(sign), RSM_FLOAT(scale), RSM_BUFFER(chirp)));
     }
 done:
     rows_free(&made);
@@ -227,7 +238,8 @@ done:
 }
 
 /* The same on doubles. */
-static resmap_status on_host(rsm_env *env, double *values, size_t n, size_t inner, size_t pencils, rsm_direction direction)
+static resmap_status on_host(rsm_env *env, double *values, size_t n, size_t inner, size_t pencils,
+                             rsm_direction direction)
 {
     resmap_status status = RESMAP_OK;
     rsm_fft_plan *plan = rsm_fft_plan_create(n);
@@ -254,8 +266,8 @@ done:
 }
 
 /* A device's buffer through the host. */
-static resmap_status by_host(rsm_device *device, rsm_buffer *buffer, size_t offset, size_t n, size_t inner, size_t pencils,
-                             rsm_direction direction)
+static resmap_status by_host(rsm_device *device, rsm_buffer *buffer, size_t offset, size_t n, size_t inner,
+                             size_t pencils, rsm_direction direction)
 {
     size_t count = 2 * n * pencils;
     resmap_status status = RESMAP_OK;
@@ -273,18 +285,20 @@ done:
     return status;
 }
 
-resmap_status rsm_fft(rsm_device *device, rsm_buffer *buffer, size_t offset, const size_t shape[3], unsigned axes,
-                      rsm_direction direction)
+resmap_status rsm_fft(rsm_device *device, rsm_buffer *buffer, size_t offset, const size_t shape[3],
+                      unsigned axes, rsm_direction direction)
 {
     size_t total = 1;
     for (int i = 0; i < 3; i++) {
         if (shape[i] == 0 || shape[i] > RSM_MAX_ELEMENTS / 2 / total) {
-            return rsm_fail(device->env, RESMAP_BAD_ARGUMENT, "Fourier transform: %zu x %zu x %zu", shape[0], shape[1], shape[2]);
+            return rsm_fail(device->env, RESMAP_BAD_ARGUMENT, "Fourier transform: %zu x %zu x %zu", shape[0],
+                            shape[1], shape[2]);
         }
         total *= shape[i];
     }
     if (axes > 7 || !rsm_buffer_holds(buffer, offset, 2 * total)) {
-        return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: Fourier transform: outside the buffer", device->info.name);
+        return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: Fourier transform: outside the buffer",
+                        device->info.name);
     }
     size_t inner = 1;
     for (int axis = 0; axis < 3; inner *= shape[axis++]) {

@@ -25,14 +25,17 @@ rsm_gemm_kind rsm_gemm_choose(const rsm_device *device)
 /* Whether the matrix lies inside its buffer, its stride being enough for a row. */
 static int fits(const rsm_matrix *matrix, size_t rows, size_t columns)
 {
-    if (!matrix->buffer || matrix->stride < columns || matrix->stride > RSM_MAX_ELEMENTS || rows > RSM_MAX_ELEMENTS) return 0;
+    if (!matrix->buffer || matrix->stride < columns || matrix->stride > RSM_MAX_ELEMENTS
+        || rows > RSM_MAX_ELEMENTS) {
+        return 0;
+    }
     uint64_t size = (uint64_t)(rows - 1) * matrix->stride + columns;
     return size <= RSM_MAX_ELEMENTS && rsm_buffer_holds(matrix->buffer, matrix->offset, (size_t)size);
 }
 
 /* Columns in runs whose sums stay in the first-level cache. */
-static void reference(size_t m, size_t n, size_t k, const double *a, size_t a_stride, const double *b, size_t b_stride,
-                      double *c, size_t c_stride, int accumulate)
+static void reference(size_t m, size_t n, size_t k, const double *a, size_t a_stride, const double *b,
+                      size_t b_stride, double *c, size_t c_stride, int accumulate)
 {
     enum { RUN = 64 };
     double sum[RUN];
@@ -53,17 +56,19 @@ static void reference(size_t m, size_t n, size_t k, const double *a, size_t a_st
     }
 }
 
-static resmap_status vector_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
-                                 int accumulate)
+static resmap_status vector_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
+                                 rsm_matrix c, int accumulate)
 {
     char options[48];
     rsm_kernel *kernel;
-    /* Rows held in registers: with three vectors a row, 8 fill the 32 registers of AVX-512, 4 the 16 of AVX2 and SSE. */
+    /* Rows held in registers: with three vectors a row, 8 fill the 32 registers of AVX-512, 4 the 16 of AVX2
+     * and SSE. */
     size_t high = m <= 4 ? 2 : device->gemm_vector == 16 ? 8 : 4;
     snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d", device->gemm_vector, (int)high);
     RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_vector", options, &kernel));
 
-    /* Every run of rows copies its columns of B anew, so runs are as long as leaves enough of them for all cores. */
+    /* Every run of rows copies its columns of B anew, so runs are as long as leaves enough of them for all
+     * cores. */
     size_t tile = (size_t)device->gemm_vector * VECTOR_COLUMNS;
     size_t tiles = (n + tile - 1) / tile, blocks = (m + high - 1) / high;
     size_t wanted = 8 * (size_t)(device->info.compute_units > 0 ? device->info.compute_units : 1);
@@ -72,12 +77,13 @@ static resmap_status vector_gemm(rsm_device *device, size_t m, size_t n, size_t 
     size_t rows = (blocks + runs - 1) / runs * high;
     const size_t global[2] = {tiles, (m + rows - 1) / rows}, local[2] = {1, 1};
     return RSM_RUN(device, kernel, 2, global, local, RSM_INT(m), RSM_INT(n), RSM_INT(k), RSM_BUFFER(a.buffer),
-                   RSM_INT(a.offset), RSM_INT(a.stride), RSM_BUFFER(b.buffer), RSM_INT(b.offset), RSM_INT(b.stride),
-                   RSM_BUFFER(c.buffer), RSM_INT(c.offset), RSM_INT(c.stride), RSM_INT(accumulate), RSM_INT(rows));
+                   RSM_INT(a.offset), RSM_INT(a.stride), RSM_BUFFER(b.buffer), RSM_INT(b.offset),
+                   RSM_INT(b.stride), RSM_BUFFER(c.buffer), RSM_INT(c.offset), RSM_INT(c.stride),
+                   RSM_INT(accumulate), RSM_INT(rows));
 }
 
-static resmap_status group_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
-                                int accumulate)
+static resmap_status group_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
+                                rsm_matrix c, int accumulate)
 {
     size_t group = device->info.max_work_group >= 256 ? 16 : device->info.max_work_group >= 64 ? 8 : 4;
     size_t side = 4 * group;
@@ -88,16 +94,18 @@ static resmap_status group_gemm(rsm_device *device, size_t m, size_t n, size_t k
     const size_t local[2] = {group, group};
     const size_t global[2] = {(n + side - 1) / side * group, (m + side - 1) / side * group};
     return RSM_RUN(device, kernel, 2, global, local, RSM_INT(m), RSM_INT(n), RSM_INT(k), RSM_BUFFER(a.buffer),
-                   RSM_INT(a.offset), RSM_INT(a.stride), RSM_BUFFER(b.buffer), RSM_INT(b.offset), RSM_INT(b.stride),
-                   RSM_BUFFER(c.buffer), RSM_INT(c.offset), RSM_INT(c.stride), RSM_INT(accumulate));
+                   RSM_INT(a.offset), RSM_INT(a.stride), RSM_BUFFER(b.buffer), RSM_INT(b.offset),
+                   RSM_INT(b.stride), RSM_BUFFER(c.buffer), RSM_INT(c.offset), RSM_INT(c.stride),
+                   RSM_INT(accumulate));
 }
 
-resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
-                       int accumulate)
+resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
+                       rsm_matrix c, int accumulate)
 {
     if (m == 0 || n == 0) return RESMAP_OK;
     if (k == 0 || !fits(&a, m, k) || !fits(&b, k, n) || !fits(&c, m, n)) {
-        return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: a product of %zu x %zu x %zu: a matrix leaves its buffer",
+        return rsm_fail(device->env, RESMAP_INTERNAL,
+                        "device %s: a product of %zu x %zu x %zu: a matrix leaves its buffer",
                         device->info.name, m, n, k);
     }
     RSM_TRY(rsm_profile_next(device, "gemm", m, k, 2.0 * (double)m * (double)n * (double)k,

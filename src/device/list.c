@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Why a driver is treated in its own way. Texts are looked for in the platform's name, which tells drivers apart better than
- * the device's vendor (PoCL and Mesa report the maker of the hardware there). */
+/* Why a driver is treated in its own way. Texts are looked for in the platform's name, which tells drivers
+ * apart better than the device's vendor (PoCL and Mesa report the maker of the hardware there). */
 static const struct {
     const char *platform;        /* part of the platform's name */
     cl_device_type type;         /* 0: any */
@@ -146,7 +146,8 @@ static resmap_status describe(rsm_env *env, cl_platform_id platform, cl_device_i
     item->max_work_group = device_size(id, CL_DEVICE_MAX_WORK_GROUP_SIZE);
     item->fp16 = rsm_has_word(extensions, "cl_khr_fp16");
     item->fp64 = rsm_has_word(extensions, "cl_khr_fp64");
-    item->subgroups = rsm_has_word(extensions, "cl_khr_subgroups") || rsm_has_word(extensions, "cl_intel_subgroups");
+    item->subgroups = rsm_has_word(extensions, "cl_khr_subgroups")
+        || rsm_has_word(extensions, "cl_intel_subgroups");
     free(extensions);
 
     const char *reason = NULL;
@@ -181,7 +182,8 @@ static resmap_status add_platform(rsm_env *env, rsm_device_list *list, cl_platfo
     cl_int code = clGetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, 0, NULL, &count);
     if (code != CL_SUCCESS || count == 0) {
         if (code != CL_SUCCESS && code != CL_DEVICE_NOT_FOUND) {
-            rsm_log(env, RESMAP_LOG_INFO, "a platform does not list its devices: %s (%d)", rsm_cl_error_name(code), code);
+            rsm_log(env, RESMAP_LOG_INFO, "a platform does not list its devices: %s (%d)",
+                    rsm_cl_error_name(code), code);
         }
         return RESMAP_OK;
     }
@@ -229,7 +231,8 @@ static resmap_status give_reasons(rsm_env *env, rsm_device_list *list)
         if (item->chosen) {
             item->reason = list->count == 1
                 ? rsm_strdup("the only device")
-                : rsm_format("the best: %s, %d compute units at %d MHz", item->type, item->compute_units, item->clock_mhz);
+                : rsm_format("the best: %s, %d compute units at %d MHz", item->type, item->compute_units,
+                             item->clock_mhz);
         } else {
             const resmap_device *first = &list->items[chosen];
             item->reason = strcmp(item->type, first->type) != 0
@@ -245,14 +248,17 @@ resmap_status rsm_device_list_create(rsm_env *env, rsm_device_list **result)
 {
     cl_uint count = 0;
     cl_int code = clGetPlatformIDs(0, NULL, &count);
-    if (code == -1001) count = 0;                /* CL_PLATFORM_NOT_FOUND_KHR: no driver installed, a normal state */
+    if (code == -1001) count = 0;    /* CL_PLATFORM_NOT_FOUND_KHR: no driver installed, a normal state */
     else if (code != CL_SUCCESS) {
-        return rsm_fail(env, RESMAP_DEVICE_FAILED, "OpenCL: listing the platforms: %s (%d)", rsm_cl_error_name(code), code);
+        return rsm_fail(env, RESMAP_DEVICE_FAILED, "OpenCL: listing the platforms: %s (%d)",
+                        rsm_cl_error_name(code), code);
     }
     rsm_device_list *list = calloc(1, sizeof *list);
     cl_platform_id *platforms = calloc((size_t)count + 1, sizeof *platforms);
     resmap_status status = RESMAP_OK;
-    if (!list || !platforms) RSM_CHECK(rsm_no_memory(env, sizeof *list + ((size_t)count + 1) * sizeof *platforms));
+    if (!list || !platforms) {
+        RSM_CHECK(rsm_no_memory(env, sizeof *list + ((size_t)count + 1) * sizeof *platforms));
+    }
     if (count > 0) {
         code = clGetPlatformIDs(count, platforms, NULL);
         if (code != CL_SUCCESS) {
@@ -298,13 +304,16 @@ static int contains(const char *text, const char *part)
     size_t length = strlen(part);
     for (; *text; text++) {
         size_t i = 0;
-        while (i < length && text[i] && tolower((unsigned char)text[i]) == tolower((unsigned char)part[i])) i++;
+        while (i < length && text[i] && tolower((unsigned char)text[i]) == tolower((unsigned char)part[i])) {
+            i++;
+        }
         if (i == length) return 1;
     }
     return 0;
 }
 
-resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification, size_t *index)
+resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification,
+                                     size_t *index)
 {
     size_t found;
     if (!specification || strcmp(specification, "auto") == 0) {
@@ -316,7 +325,9 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
         }
     } else if (strcmp(specification, "gpu") == 0 || strcmp(specification, "cpu") == 0) {
         found = best(list, specification);
-        if (found == list->count) return rsm_fail(env, RESMAP_NO_DEVICE, "device %s: no usable one", specification);
+        if (found == list->count) {
+            return rsm_fail(env, RESMAP_NO_DEVICE, "device %s: no usable one", specification);
+        }
     } else if (specification[0] && specification[strspn(specification, "0123456789")] == '\0') {
         char *end;
         unsigned long number = strtoul(specification, &end, 10);
@@ -334,10 +345,13 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
                 || (item->usable == list->items[found].usable
                     && list->candidates[i].score > list->candidates[found].score)) found = i;
         }
-        if (found == list->count) return rsm_fail(env, RESMAP_NO_DEVICE, "device \"%s\": no name contains it", specification);
+        if (found == list->count) {
+            return rsm_fail(env, RESMAP_NO_DEVICE, "device \"%s\": no name contains it", specification);
+        }
     }
     if (!list->candidates[found].can_work) {
-        return rsm_fail(env, RESMAP_NO_DEVICE, "device %s: %s", list->items[found].name, list->items[found].reason);
+        return rsm_fail(env, RESMAP_NO_DEVICE, "device %s: %s", list->items[found].name,
+                        list->items[found].reason);
     }
     *index = found;
     return RESMAP_OK;

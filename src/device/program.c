@@ -1,4 +1,4 @@
-/* Programs and kernels: built once, kept by the device, and on disk where the driver does not do so itself. */
+/* Programs and kernels: built once, kept by the device, and on disk unless the driver does so itself. */
 #include "device/device_private.h"
 
 #include <stdlib.h>
@@ -36,7 +36,10 @@ static resmap_status build_failed(rsm_device *device, cl_program program, const 
     if (clGetProgramBuildInfo(program, device->id, CL_PROGRAM_BUILD_LOG, 0, NULL, &size) == CL_SUCCESS) {
         log = calloc(size + 1, 1);
     }
-    if (log && clGetProgramBuildInfo(program, device->id, CL_PROGRAM_BUILD_LOG, size, log, NULL) != CL_SUCCESS) log[0] = '\0';
+    if (log) {
+        cl_int got = clGetProgramBuildInfo(program, device->id, CL_PROGRAM_BUILD_LOG, size, log, NULL);
+        if (got != CL_SUCCESS) log[0] = '\0';
+    }
     if (log) rsm_log(device->env, RESMAP_LOG_DEBUG, "build log of %s.cl: %s", file, log);
     /* The line with the error where there is one, else the first. */
     char *line = log ? strstr(log, "error:") : NULL;
@@ -46,7 +49,8 @@ static resmap_status build_failed(rsm_device *device, cl_program program, const 
         line = log + strspn(log, " \t\r\n");
     }
     if (line) line[strcspn(line, "\r\n")] = '\0';
-    resmap_status status = rsm_fail(device->env, RESMAP_BUILD_FAILED, "device %s: building %s.cl: %s", device->info.name, file,
+    resmap_status status = rsm_fail(device->env, RESMAP_BUILD_FAILED, "device %s: building %s.cl: %s",
+                                    device->info.name, file,
                                     line && line[0] ? line : rsm_cl_error_name(code));
     free(log);
     return status;
@@ -60,14 +64,17 @@ static cl_program from_disk(rsm_device *device, const char *folder, const char *
     if (!payload) return NULL;
     const unsigned char *binaries[1] = {payload};
     cl_int code, binary_status = CL_SUCCESS;
-    cl_program program = clCreateProgramWithBinary(device->context, 1, &device->id, &size, binaries, &binary_status, &code);
+    cl_program program = clCreateProgramWithBinary(device->context, 1, &device->id, &size, binaries,
+                                                   &binary_status, &code);
     free(payload);
     if (code != CL_SUCCESS) program = NULL;
-    if (program && (binary_status != CL_SUCCESS || clBuildProgram(program, 1, &device->id, options, NULL, NULL) != CL_SUCCESS)) {
+    if (program && (binary_status != CL_SUCCESS
+                    || clBuildProgram(program, 1, &device->id, options, NULL, NULL) != CL_SUCCESS)) {
         clReleaseProgram(program);
         program = NULL;
     }
-    rsm_log(device->env, RESMAP_LOG_DEBUG, "program cache: %s %s", key, program ? "used" : "not taken by the driver");
+    rsm_log(device->env, RESMAP_LOG_DEBUG, "program cache: %s %s", key,
+            program ? "used" : "not taken by the driver");
     if (!program) rsm_binaries_remove(folder, key);
     return program;
 }
@@ -75,7 +82,10 @@ static cl_program from_disk(rsm_device *device, const char *folder, const char *
 static void to_disk(rsm_device *device, const char *folder, const char *key, cl_program program)
 {
     size_t size = 0;
-    if (clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL) != CL_SUCCESS || size == 0) return;
+    if (clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, NULL) != CL_SUCCESS
+        || size == 0) {
+        return;
+    }
     unsigned char *binary = malloc(size);
     if (!binary) return;
     unsigned char *binaries[1] = {binary};
@@ -93,15 +103,18 @@ static cl_kernel find_in(cl_program program, const char *name, cl_int *code)
     return *code == CL_SUCCESS ? kernel : NULL;
 }
 
-/* Builds `program` with one kernel of it, which is made before binaries are asked for: some drivers compile that late, and a
- * binary that lacks the kernel is of no use. */
-static resmap_status build(rsm_device *device, rsm_program *program, const char *options, const char *name, cl_kernel *kernel)
+/* Builds `program` with one kernel of it, which is made before binaries are asked for: some drivers compile
+ * that late, and a binary that lacks the kernel is of no use. */
+static resmap_status build(rsm_device *device, rsm_program *program, const char *options, const char *name,
+                           cl_kernel *kernel)
 {
     size_t length[2];
     const char *text[2];
     text[0] = rsm_kernel_source("vector", &length[0]);
     text[1] = rsm_kernel_source(program->file, &length[1]);
-    if (!text[0] || !text[1]) return rsm_fail(device->env, RESMAP_INTERNAL, "program %s: not in the library", program->file);
+    if (!text[0] || !text[1]) {
+        return rsm_fail(device->env, RESMAP_INTERNAL, "program %s: not in the library", program->file);
+    }
 
     char key[65];
     char *folder = device->quirks & RSM_QUIRK_NO_BINARIES ? NULL : rsm_binaries_folder(device->env);
@@ -125,7 +138,8 @@ static resmap_status build(rsm_device *device, rsm_program *program, const char 
         RSM_CHECK(rsm_cl_fail(device, program->file, code));
     }
     code = clBuildProgram(program->program, 1, &device->id, options, NULL, NULL);
-    if (code == CL_BUILD_PROGRAM_FAILURE || code == CL_INVALID_BUILD_OPTIONS || code == CL_COMPILER_NOT_AVAILABLE) {
+    if (code == CL_BUILD_PROGRAM_FAILURE || code == CL_INVALID_BUILD_OPTIONS
+        || code == CL_COMPILER_NOT_AVAILABLE) {
         RSM_CHECK(build_failed(device, program->program, program->file, code));
     }
     if (code != CL_SUCCESS) RSM_CHECK(rsm_cl_fail(device, program->file, code));
@@ -138,7 +152,8 @@ done:
 }
 
 /* Keeps `made` under its name; on failure releases it. */
-static resmap_status keep_kernel(rsm_device *device, rsm_program *program, const char *name, cl_kernel made, rsm_kernel **kernel)
+static resmap_status keep_kernel(rsm_device *device, rsm_program *program, const char *name, cl_kernel made,
+                                 rsm_kernel **kernel)
 {
     rsm_kernel *kept = calloc(1, sizeof *kept);
     char *copy = rsm_strdup(name);
@@ -156,12 +171,16 @@ static resmap_status keep_kernel(rsm_device *device, rsm_program *program, const
     return RESMAP_OK;
 }
 
-resmap_status rsm_kernel_get(rsm_device *device, const char *file, const char *name, const char *options, rsm_kernel **kernel)
+resmap_status rsm_kernel_get(rsm_device *device, const char *file, const char *name, const char *options,
+                             rsm_kernel **kernel)
 {
-    if (device->reference) return rsm_fail(device->env, RESMAP_INTERNAL, "kernel %s: the reference has none", name);
+    if (device->reference) {
+        return rsm_fail(device->env, RESMAP_INTERNAL, "kernel %s: the reference has none", name);
+    }
     cl_int code;
     for (rsm_program *program = device->programs; program; program = program->next) {
-        if (strcmp(program->file, file) != 0 || strcmp(program->options + strlen(COMMON_OPTIONS), options) != 0) continue;
+        const char *own_options = program->options + strlen(COMMON_OPTIONS);
+        if (strcmp(program->file, file) != 0 || strcmp(own_options, options) != 0) continue;
         for (rsm_kernel *known = program->kernels; known; known = known->next) {
             if (strcmp(known->name, name) == 0) {
                 *kernel = known;
@@ -179,7 +198,9 @@ resmap_status rsm_kernel_get(rsm_device *device, const char *file, const char *n
     if (!program) return rsm_no_memory(device->env, sizeof *program);
     program->file = rsm_strdup(file);
     program->options = rsm_format("%s%s", COMMON_OPTIONS, options);
-    if (!program->file || !program->options) RSM_CHECK(rsm_no_memory(device->env, strlen(file) + strlen(options) + 64));
+    if (!program->file || !program->options) {
+        RSM_CHECK(rsm_no_memory(device->env, strlen(file) + strlen(options) + 64));
+    }
     RSM_CHECK(build(device, program, program->options, name, &made));
     RSM_CHECK(keep_kernel(device, program, name, made, kernel));
     program->next = device->programs;
@@ -189,11 +210,13 @@ done:
     return status;
 }
 
-resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, const size_t *global, const size_t *local,
-                             const rsm_argument *arguments, size_t argument_count)
+resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, const size_t *global,
+                             const size_t *local, const rsm_argument *arguments, size_t argument_count)
 {
     size_t rounded[3], group = 1;
-    if (dims < 1 || dims > 3) return rsm_fail(device->env, RESMAP_INTERNAL, "kernel %s: %d dimensions", kernel->name, dims);
+    if (dims < 1 || dims > 3) {
+        return rsm_fail(device->env, RESMAP_INTERNAL, "kernel %s: %d dimensions", kernel->name, dims);
+    }
     for (int i = 0; i < dims; i++) {
         size_t step = local ? local[i] : 1;
         if (step == 0 || global[i] > RSM_MAX_ELEMENTS) {
@@ -209,26 +232,28 @@ resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, c
         if (argument->size == 0) {
             const rsm_buffer *buffer = argument->value;
             if (!buffer || buffer->device != device) {
-                return rsm_fail(device->env, RESMAP_INTERNAL, "kernel %s: argument %zu is no buffer of this device",
-                                kernel->name, i);
+                return rsm_fail(device->env, RESMAP_INTERNAL,
+                                "kernel %s: argument %zu is no buffer of this device", kernel->name, i);
             }
             code = clSetKernelArg(kernel->kernel, (cl_uint)i, sizeof(cl_mem), &buffer->memory);
         } else {
             code = clSetKernelArg(kernel->kernel, (cl_uint)i, argument->size, argument->value);
         }
         if (code != CL_SUCCESS) {
-            return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: kernel %s: argument %zu: %s (%d)", device->info.name,
-                            kernel->name, i, rsm_cl_error_name(code), code);
+            return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: kernel %s: argument %zu: %s (%d)",
+                            device->info.name, kernel->name, i, rsm_cl_error_name(code), code);
         }
     }
     cl_event event;
-    cl_int code = clEnqueueNDRangeKernel(device->queue, kernel->kernel, (cl_uint)dims, NULL, rounded, local, 0, NULL,
-                                         rsm_profile_event(device, &event));
+    cl_int code = clEnqueueNDRangeKernel(device->queue, kernel->kernel, (cl_uint)dims, NULL, rounded, local,
+                                         0, NULL, rsm_profile_event(device, &event));
     if (code == CL_INVALID_WORK_GROUP_SIZE) {
         size_t most = 0;
-        clGetKernelWorkGroupInfo(kernel->kernel, device->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof most, &most, NULL);
-        return rsm_fail(device->env, RESMAP_DEVICE_FAILED, "device %s: kernel %s: a work-group of %zu, at most %zu fit",
-                        device->info.name, kernel->name, group, most);
+        clGetKernelWorkGroupInfo(kernel->kernel, device->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof most, &most,
+                                 NULL);
+        return rsm_fail(device->env, RESMAP_DEVICE_FAILED,
+                        "device %s: kernel %s: a work-group of %zu, at most %zu fit", device->info.name,
+                        kernel->name, group, most);
     }
     if (code != CL_SUCCESS) return rsm_cl_fail(device, kernel->name, code);
     rsm_device_count_kernel(device);
