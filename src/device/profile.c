@@ -68,7 +68,7 @@ static void end_row(rsm_device *device)
 {
     rsm_profile *profile = device->profile;
     double now = rsm_seconds();
-    if (device->reference) profile->rows[profile->current].seconds += now - profile->since;
+    if (device->reference && profile->current > 0) profile->rows[profile->current].seconds += now - profile->since;
     profile->since = now;
 }
 
@@ -83,7 +83,7 @@ resmap_status rsm_profile_end(rsm_device *device, rsm_profile_row **rows, size_t
         *rows = profile->rows;
         *count = profile->count;
         profile->rows = NULL;
-        if ((*rows)[0].seconds == 0) {
+        if ((*rows)[0].seconds <= 0) {
             --*count;
             memmove(*rows, *rows + 1, *count * sizeof **rows);
         }
