@@ -187,7 +187,7 @@ static void *compute(void *data)
         }
         rsm_matrix ma = {a, 0, n}, mb = {b, 0, n}, mc = {c, 0, n};
         for (int kind = 0; kind < 2 && !w->failed; kind++) {
-            device->gemm = kind ? RSM_GEMM_CLBLAST : RSM_GEMM_VECTOR;
+            device->gemm = kind ? RSM_GEMM_CLBLAST : device->cpu ? RSM_GEMM_VECTOR : RSM_GEMM_GROUP;
             if (rsm_gemm(device, n, n, n, ma, mb, mc, 0) || rsm_buffer_read(device, c, 0, values, n * n)) {
                 w->failed = "product";
             }

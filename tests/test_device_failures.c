@@ -111,7 +111,7 @@ static resmap_status everything(int index, float *sum)
     resmap_status status;
     snprintf(specification, sizeof specification, "%d", index);
     RSM_CHECK(rsm_device_open(&env, specification, &device));
-    device->gemm = RSM_GEMM_VECTOR;
+    device->gemm = device->cpu ? RSM_GEMM_VECTOR : RSM_GEMM_GROUP;
     RSM_CHECK(rsm_buffer_create(device, N * N, &a));
     RSM_CHECK(rsm_buffer_create(device, N * N, &b));
     RSM_CHECK(rsm_buffer_create(device, N * N, &c));

@@ -119,7 +119,7 @@ static void every_kind(rsm_device *device)
     static const int widths[] = {4, 8, 16};
     device->gemm = RSM_GEMM_VECTOR;
     for (size_t i = 0; i < 3; i++) {
-        device->gemm_vector = widths[i];
+        device->vector = widths[i];
         shapes_of(device, count);
     }
     device->gemm = RSM_GEMM_GROUP;

@@ -112,6 +112,7 @@ static resmap_status fill_in_reference(rsm_device *device)
 {
     device->reference = 1;
     device->cpu = 1;
+    device->vector = 1;
     device->info.index = -1;
     device->info.platform = rsm_strdup("plain C");
     device->info.name = rsm_strdup("reference");
@@ -156,7 +157,7 @@ static resmap_status fill_in(rsm_device *device, const resmap_device *item, cons
     if (code != CL_SUCCESS) return rsm_cl_fail(device, "making a queue", code);
     cl_uint width = 0;
     clGetDeviceInfo(device->id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT, sizeof width, &width, NULL);
-    device->gemm_vector = width >= 16 ? 16 : width >= 8 ? 8 : 4;
+    device->vector = !device->cpu ? 1 : width >= 16 ? 16 : width >= 8 ? 8 : 4;
     device->gemm = rsm_gemm_choose(device);
     return RESMAP_OK;
 }
@@ -223,6 +224,16 @@ int rsm_device_is_reference(const rsm_device *device)
 int rsm_device_is_cpu(const rsm_device *device)
 {
     return device->cpu;
+}
+
+int rsm_device_vector(const rsm_device *device)
+{
+    return device->cpu ? device->gemm_vector : 1;
+}
+
+int rsm_device_vector(const rsm_device *device)
+{
+    return device->vector;
 }
 
 rsm_env *rsm_device_env(const rsm_device *device)

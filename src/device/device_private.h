@@ -127,7 +127,7 @@ struct rsm_device {
     double opened, first_kernel;
     rsm_program *programs;
     rsm_gemm_kind gemm;
-    int gemm_vector;             /* floats a register holds */
+    int vector;                  /* floats that a register of a CPU holds; 1 on other devices */
     int clblast_used;
     rsm_fft_entry *ffts;         /* plans, the one used last first */
     rsm_profile *profile;        /* NULL: none is taken */

@@ -63,13 +63,13 @@ static resmap_status vector_gemm(rsm_device *device, size_t m, size_t n, size_t 
     rsm_kernel *kernel;
     /* Rows held in registers: with three vectors a row, 8 fill the 32 registers of AVX-512, 4 the 16 of AVX2
      * and SSE. */
-    size_t high = m <= 4 ? 2 : device->gemm_vector == 16 ? 8 : 4;
-    snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d", device->gemm_vector, (int)high);
+    size_t high = m <= 4 ? 2 : device->vector == 16 ? 8 : 4;
+    snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d", device->vector, (int)high);
     RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_vector", options, &kernel));
 
     /* Every run of rows copies its columns of B anew, so runs are as long as leaves enough of them for all
      * cores. */
-    size_t tile = (size_t)device->gemm_vector * VECTOR_COLUMNS;
+    size_t tile = (size_t)device->vector * VECTOR_COLUMNS;
     size_t tiles = (n + tile - 1) / tile, blocks = (m + high - 1) / high;
     size_t wanted = 8 * (size_t)(device->info.compute_units > 0 ? device->info.compute_units : 1);
     size_t runs = tiles >= wanted ? 1 : (wanted + tiles - 1) / tiles;
