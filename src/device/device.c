@@ -228,11 +228,6 @@ int rsm_device_is_cpu(const rsm_device *device)
 
 int rsm_device_vector(const rsm_device *device)
 {
-    return device->cpu ? device->gemm_vector : 1;
-}
-
-int rsm_device_vector(const rsm_device *device)
-{
     return device->vector;
 }
 

@@ -31,8 +31,6 @@ int rsm_device_is_reference(const rsm_device *device);
 int rsm_device_is_cpu(const rsm_device *device);
 /* Floats that a register of a CPU holds (4, 8 or 16); 1 on other devices and the reference. */
 int rsm_device_vector(const rsm_device *device);
-/* Floats that a register of a CPU holds: 4, 8 or 16; 1 on other devices. */
-int rsm_device_vector(const rsm_device *device);
 /* The context's env, for messages. */
 rsm_env *rsm_device_env(const rsm_device *device);
 /* Names everything that can change what the device computes (platform, device, driver, library version), for keys of
