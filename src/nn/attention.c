@@ -4,10 +4,12 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* Pixels summed up before the chunks are (CHUNK of the kernel), the same on every device; pairs of channels held in
- * registers are TILE x TILE. */
+/* Pixels summed up before the chunks are (CHUNK of the kernel), the same on every device. */
 #define CHUNK 1024
+/* Pairs of channels held in registers are TILE x TILE: 9 sums fill the 16 registers of AVX2 and SSE, 16 suit AVX-512's 32
+ * and GPUs. */
 #define TILE 4
+#define NARROW_CPU_TILE 3
 /* Sums that a work-item of a CPU adds up over the chunks. */
 #define CPU_RUN 1024
 
@@ -66,12 +68,13 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     rsm_kernel *partial, *total;
     char options[64];
     const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);
-    const size_t chunks = (count + CHUNK - 1) / CHUNK, tiles = (c + TILE - 1) / TILE;
+    const size_t tile = cut.vector == 4 || cut.vector == 8 ? NARROW_CPU_TILE : TILE;
+    const size_t chunks = (count + CHUNK - 1) / CHUNK, tiles = (c + tile - 1) / tile;
     /* A CPU goes on along a row of tiles while the channels of q are in its cache. */
     const size_t span = cut.vector > 1 ? tiles : 1;
     const size_t groups = (tiles + span - 1) / span;
     const size_t global[3] = {cut.local[0], tiles * groups, chunks * heads};
-    snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d", (int)cut.local[0], TILE, CHUNK);
+    snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d", (int)cut.local[0], (int)tile, CHUNK);
     RSM_TRY(rsm_cut_kernel(device, "attention", "attention_partial", &cut, options, &partial));
     RSM_TRY(rsm_cut_kernel(device, "attention", "attention_total", &cut, options, &total));
     RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k), RSM_VECTOR(scratch), RSM_INT(c),

@@ -45,7 +45,7 @@ double *rsm_vector_host(rsm_vector vector)
 rsm_cut rsm_cut_rows(const rsm_device *device, size_t width)
 {
     rsm_cut cut = {.vector = 1, .local = {1, 1, 1}, .columns = 1};
-    int widest = rsm_device_is_cpu(device) ? 16 : 1;
+    int widest = rsm_device_vector(device);
     const char *forced = getenv("RESMAP_VECTOR");
     if (forced && forced[0]) widest = atoi(forced);
     if (widest > 1) {
