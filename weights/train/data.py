@@ -78,7 +78,7 @@ def kcrop(x, n0, n1):
     return np.abs(scipy.fft.ifft2(k, axes=(0, 1))) * (n0 * n1 / (x.shape[0] * x.shape[1]))
 
 
-def clean_slab(src, rng, kind):
+def clean_slab(src, rng, kind, whole=False):
     """A clean slab, slice axis last, scaled roughly; in-plane edges; indexes of slices that may be used."""
     v, edge, axis, isotropic = src.volume(rng)
     if isotropic and rng.random() < 0.15:
@@ -87,7 +87,9 @@ def clean_slab(src, rng, kind):
     edge = np.r_[np.delete(edge, axis), edge[axis]]
     n = v.shape[2]
     # slab and, for motion, a margin for what rotates in from outside
-    if n > 60:
+    if whole:
+        margin, z0, z1 = 0, 0, n
+    elif n > 60:
         thick = int(rng.integers(24, 72))
         margin = int(rng.integers(0, 20)) if kind == "motion" else 0
         centre = int(np.clip(rng.normal(n * 0.5, n * 0.15), thick / 2, n - thick / 2))
@@ -182,7 +184,7 @@ def make_small(src, rng, pixels=64):
 
     Bias fields are smooth, so training draws them afresh on these (train.py), as many as it wants.
     """
-    x, edge, fg, ok = clean_slab(src, rng, "bias")
+    x, edge, fg, ok = clean_slab(src, rng, "bias", rng.random() < 0.5)
     h, w = view_shape(x.shape[1], x.shape[0], pixels)
     y = np.einsum("ai,ijk,bj->kba", area_matrix(x.shape[0], w).astype(np.float32), x,
                   area_matrix(x.shape[1], h).astype(np.float32), optimize=True)
@@ -197,7 +199,7 @@ def worker(pool, split, seed, sizes, pause):
     while True:
         have = {k: sorted((f for f in os.listdir(pool) if f.startswith(k)), key=lambda f: int(f.split("-")[1])) for k in made}
         fill = [len(have[k]) / sizes[k] for k in made]
-        kind = made[int(np.argmin(fill))] if min(fill) < 1 else rng.choice(made, p=[0.55, 0.1, 0.1, 0.1, 0.15])
+        kind = made[int(np.argmin(fill))] if min(fill) < 1 else rng.choice(made, p=[0.5, 0.1, 0.02, 0.18, 0.2])
         try:
             g, threshold = (make_small(src, rng), 0.0) if kind == "small" else make_group(src, rng, kind)
         except (RuntimeError, ValueError, IndexError) as e:

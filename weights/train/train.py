@@ -9,6 +9,7 @@ The classifier always sees two views: the pooled latent of the slice or crop and
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must; state is kept for resuming.
 """
 import argparse
+import collections
 import json
 import math
 import os
@@ -76,27 +77,13 @@ class Pool:
 
 
     def fields(self, n):
-        """n shrunken slices of one clean slab under a bias field drawn afresh: [2, n, 1, h, w], scaled by the biased slab."""
+        """n shrunken slices of one clean slab under a bias field drawn afresh: [2, n, 1, h, w], scaled by the biased slab,
+        and what the second half is to be multiplied by to be in its own scale."""
         while True:
-            g, _ = self.group("small")
-            x = np.array(g, dtype=np.float32)
-            k, h, w = x.shape
-            order = random.choices((1, 2, 3), (0.15, 0.2, 0.65))[0]
-            c = random.uniform(0.3, 0.7) if random.random() < 0.4 else random.uniform(0.05, 1.1)
-            low = 0.0 if random.random() < 0.2 else -c
-            terms = bias_terms(order)
-            coef = np.zeros((order + 1,) * 3)
-            for (a, b, d) in terms:
-                coef[a, b, d] = random.uniform(low, c)
-            axes = [np.stack([((np.arange(m) + 0.5) / m * 2 - 1) ** p for p in range(order + 1)], 1) for m in (w, h, k)]
-            f = np.exp(np.einsum("abd,xa,yb,zd->zyx", coef, *axes, optimize=True)).astype(np.float32)
-            mean = x.mean()
-            fg = x > mean
-            f /= f[fg].mean()
-            y = x * f
-            # the full-size clean slab's scale is 1; averaging lowers the small one's, alike for both
-            ys, xs = y[:, ::2, ::2], x[:, ::2, ::2]
-            hi = np.percentile(ys[ys > ys.mean()], 99.5) / np.percentile(xs[xs > mean], 99.5)
+            x = np.array(self.group("small")[0], dtype=np.float32)
+            k = x.shape[0]
+            y, fg, hi = biased(x, np.arange(k) / (k - 1) * 2 - 1,
+                               random.uniform(0.3, 0.7) if random.random() < 0.4 else random.uniform(0.05, 1.1), 2)
             share = fg.mean((1, 2))
             ok = np.flatnonzero(share > 0.06)
             if len(ok) < n:
@@ -105,7 +92,40 @@ class Pool:
             z = torch.from_numpy(np.stack([y[pick], x[pick]]) / np.float32(hi)).unsqueeze(2)
             if random.random() < 0.3:
                 z = torch.rot90(z, random.choice((1, 2, 3)), (3, 4))
-            return (z.flip(4) if random.random() < 0.5 else z).contiguous()
+            return (z.flip(4) if random.random() < 0.5 else z).contiguous(), float(hi)
+
+    def biased_slice(self):
+        """One full-size slice of a clean group under a field drawn afresh, the group's slices spread over its depth."""
+        g, threshold = self.group("clean")
+        x = np.array(g[1], dtype=np.float32)
+        z = np.sort(np.random.uniform(-1, 1, len(x))) * random.choice((0.4, 1.0))
+        y, fg, hi = biased(x, z, random.uniform(0.25, 1.0), 4)
+        i = random.randrange(len(x))
+        v = torch.from_numpy(np.stack([y[i], x[i]])[:, None, None] / np.float32(hi))
+        if random.random() < 0.3:
+            v = torch.rot90(v, random.choice((1, 2, 3)), (3, 4))
+        return (v.flip(4) if random.random() < 0.5 else v).contiguous(), threshold
+
+
+def biased(x, z, c, stride):
+    """Slices x [k, h, w] at depths z under a random field of strength c: (y, foreground, how far the scale moved)."""
+    k, h, w = x.shape
+    order = random.choices((1, 2, 3), (0.15, 0.2, 0.65))[0]
+    low = 0.0 if random.random() < 0.2 else -c
+    coef = np.zeros((order + 1,) * 3, dtype=np.float32)
+    for a, b, d in bias_terms(order):
+        coef[a, b, d] = random.uniform(low, c)
+    px, py, pz = (np.stack([u ** p for p in range(order + 1)], 1).astype(np.float32)
+                  for u in ((np.arange(w) + 0.5) / w * 2 - 1, (np.arange(h) + 0.5) / h * 2 - 1, z))
+    plane = np.tensordot(pz, coef, (1, 2))                                   # [k, a, b]
+    f = np.exp(py @ plane.transpose(0, 2, 1) @ px.T)
+    mean = x.mean()
+    fg = x > mean
+    f /= f[fg].mean()
+    y = x * f
+    ys, xs = y[:, ::stride, ::stride], x[:, ::stride, ::stride]
+    # the clean slab's scale is 1 at full size; what averaging or picking slices does to the top, it does to both
+    return y, fg, np.percentile(ys[ys > ys.mean()], 99.5) / np.percentile(xs[xs > mean], 99.5)
 
 
 def shrunk(x, pixels):
@@ -158,6 +178,7 @@ def main():
     p.add_argument("--minutes", type=float, default=100, help="the whole run, resumed parts included")
     p.add_argument("--peak", type=float, default=1e-3)
     p.add_argument("--ce", type=float, default=0.02)
+    p.add_argument("--pairs", type=float, default=0.15, help="weight of the cross entropy on pairs with and without a field")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--weights", default="motion=1,noise=1,bias=1", help="loss weights; a task's work follows --work")
@@ -255,39 +276,41 @@ def main():
             loss = loss + a.ce * classify(full, pooled(shrunk(g[0, :1], PIXELS)), 1, "noise")
         return loss
 
-    def second_view(g):
-        """Another slice to classify, cheaply: its full view shrunken to 80..128 pixels."""
-        side = random.randint(80, 128)
-        return pooled(shrunk(g[0, :1], side)), pooled(shrunk(g[0, :1], PIXELS))
+    recent = collections.deque(maxlen=24)           # pooled full views of biased and clean slices
+
+    def ask_large(g, th, cls, kind, whole):
+        full = pooled(large(g, th, progress, whole)[0])
+        recent.append(full.detach())
+        return a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), cls, kind)
 
     def task_bias():
         total = 0
         for _ in range(3):
-            z = pool.fields(2)
+            z, own = pool.fields(2)
             loss, small, out = restore(z[0], z[1], CLASS["bias"])
             note("l1_bias", loss)
             note("gain_bias", gain(out, z[0], z[1]))
             total = total + loss * weights["bias"]
-        for turn in range(2):
-            g, th = pool.slices("bias", 1)
-            if visible(g, 36):
-                views = second_view(g) if turn else (pooled(large(g, th, progress, 0.3)[0]), pooled(shrunk(g[0], PIXELS)))
-                total = total + a.ce * classify(*views, 2, "bias")
+            # The same slices with and without the field, the full view taken from whatever biased or clean slice was
+            # last seen: only the shrunken view can tell, and it has to
+            if visible(z, 34) and recent:
+                full = torch.cat([random.choice(recent) for _ in range(2)])
+                total = total + a.pairs / 6 * (classify(full, small, 2, "pair_bias") +
+                                               classify(full, pooled(z[1] * own), 3, "pair_clean"))
+        g, th = pool.biased_slice()
+        if visible(g, 36):
+            total = total + ask_large(g, th, 2, "bias", 0.3)
         return total
 
     def task_clean():
         g, th = pool.slices("clean", 1)
-        if random.random() < 0.15:
+        loss = ask_large(g, th, 3, "clean", 0.6)
+        if random.random() < 0.1:
             z = large(g, th, progress, 0)
-            cls = random.choice((0, 1))
-            loss, full, out = restore(z[0], z[1], cls)
-            note("l1_clean", loss)
-            loss = 0.5 * loss
-        else:
-            full, loss = pooled(large(g[:, :1], th, progress, 0.6)[0]), 0
-        loss = loss + a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), 3, "clean")
-        g, th = pool.slices("clean", 1)
-        return loss + a.ce * classify(*second_view(g), 3, "clean")
+            extra, full, out = restore(z[0], z[1], random.choice((0, 1)))
+            note("l1_clean", extra)
+            loss = loss + 0.5 * extra
+        return loss
 
     tasks = {"motion": task_motion, "noise": task_noise, "bias": task_bias, "clean": task_clean}
     ending = []
