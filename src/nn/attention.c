@@ -24,6 +24,18 @@ size_t rsm_attention_scratch(size_t channels, size_t heads, size_t count)
     return (count + CHUNK - 1) / CHUNK * rsm_attention_sums_count(channels, heads);
 }
 
+static size_t tile_of(const rsm_cut *cut)
+{
+    return cut->vector == 4 || cut->vector == 8 ? NARROW_CPU_TILE : TILE;
+}
+
+static resmap_status get_kernel(rsm_device *device, const char *name, const rsm_cut *cut, rsm_kernel **kernel)
+{
+    char options[64];
+    snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d", (int)cut->local[0], (int)tile_of(cut), CHUNK);
+    return rsm_cut_kernel(device, "attention", name, cut, options, kernel);
+}
+
 static void reference_sums(rsm_map q, rsm_map k, size_t c, size_t heads, size_t count, double *sums, int accumulate)
 {
     for (size_t h = 0; h < heads; h++, sums += c * c + 2 * c) {
@@ -66,17 +78,14 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     }
 
     rsm_kernel *partial, *total;
-    char options[64];
     const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);
-    const size_t tile = cut.vector == 4 || cut.vector == 8 ? NARROW_CPU_TILE : TILE;
-    const size_t chunks = (count + CHUNK - 1) / CHUNK, tiles = (c + tile - 1) / tile;
+    const size_t chunks = (count + CHUNK - 1) / CHUNK, tiles = (c + tile_of(&cut) - 1) / tile_of(&cut);
     /* A CPU goes on along a row of tiles while the channels of q are in its cache. */
     const size_t span = cut.vector > 1 ? tiles : 1;
     const size_t groups = (tiles + span - 1) / span;
     const size_t global[3] = {cut.local[0], tiles * groups, chunks * heads};
-    snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d", (int)cut.local[0], (int)tile, CHUNK);
-    RSM_TRY(rsm_cut_kernel(device, "attention", "attention_partial", &cut, options, &partial));
-    RSM_TRY(rsm_cut_kernel(device, "attention", "attention_total", &cut, options, &total));
+    RSM_TRY(get_kernel(device, "attention_partial", &cut, &partial));
+    RSM_TRY(get_kernel(device, "attention_total", &cut, &total));
     RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k), RSM_VECTOR(scratch), RSM_INT(c),
                     RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
     RSM_TRY(rsm_profile_next(device, "attention_total", channels, heads, (double)chunks * (double)number,
@@ -120,9 +129,9 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
         reference_softmax(rsm_vector_host(sums), rsm_vector_host(temperature), rsm_vector_host(scratch), c, heads);
     } else {
         rsm_kernel *kernel;
-        const rsm_cut cut = rsm_cut_rows(device, 1);
+        const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);
         const size_t global[1] = {channels};
-        RSM_TRY(rsm_cut_kernel(device, "attention", "attention_softmax", &cut, "", &kernel));
+        RSM_TRY(get_kernel(device, "attention_softmax", &cut, &kernel));
         RSM_TRY(RSM_RUN(device, kernel, 1, global, cut.local, RSM_VECTOR(sums), RSM_VECTOR(temperature),
                         RSM_VECTOR(scratch), RSM_INT(c), RSM_INT(heads)));
     }
