@@ -481,6 +481,11 @@ START_TEST(test_lies)
     LIE(memcpy(f.bytes + MAGIC[version - 1], "xyz", 3), "not a NIfTI file");
     LIE(f.bytes[big ? 3 : 0]++, "not a NIfTI file");
 #undef LIE
+    /* one column too many, found before anything is read */
+    memcpy(f.bytes, good.bytes, good.size);
+    set(&f, DIM, 1, 5);
+    write_plain(at("bad.nii"), f.bytes, f.size);
+    expect_bad(at("bad.nii"), "do not fit");
     /* a NaN that nobody reads does no harm */
     set_float(&good, PIXDIM, 5, NAN);
     set_float(&good, QUATERN, 1, NAN);
@@ -945,7 +950,22 @@ START_TEST(test_outputs_overwrite)
     ck_assert(file_has(at("real"), "new"));
     ck_assert_int_eq(clean_folder(), 4);
 
-    /* a rename that fails puts everything back: here the second target has become a folder after the last look at it */
+    /* a rename that fails puts everything back: here a later file has vanished */
+    write_plain(at("one"), "old", 3);
+    ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
+    ck_assert_int_eq(rsm_outputs_add(outputs, at("one"), &a), RESMAP_OK);
+    ck_assert_int_eq(rsm_outputs_add(outputs, at("new"), &b), RESMAP_OK);
+    ck_assert_int_eq(rsm_outputs_add(outputs, at("two"), &b), RESMAP_OK);
+    fputs("new", a);
+    DIR *dir = opendir(folder);
+    for (struct dirent *entry; (entry = readdir(dir));)
+        if (strncmp(entry->d_name, ".two.resmap-", 12) == 0) unlink(at(entry->d_name));
+    closedir(dir);
+    ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_IO);
+    rsm_outputs_free(outputs);
+    ck_assert(file_has(at("one"), "old"));
+    ck_assert_int_eq(clean_folder(), 1);
+    /* or the second target has become a folder */
     write_plain(at("one"), "old", 3);
     ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
     ck_assert_int_eq(rsm_outputs_add(outputs, at("one"), &a), RESMAP_OK);
@@ -1184,6 +1204,14 @@ START_TEST(test_scale)
     expect_scale(w, NULL, -107.634459375, 279.5062109375, -307.1484375);
     for (int i = 0; i < 5000; i++) w[i] = v[i] - 200;
     expect_scale(w, NULL, 192.365540625, 579.5062109375, 0);
+    /* both sides of -top / 2, and few voxels far below */
+    for (int i = 0; i < 5000; i++) w[i] = v[i] - 240;
+    expect_scale(w, NULL, 152.365540625, 539.5062109375, 0);
+    for (int i = 0; i < 5000; i++) w[i] = v[i] - 265;
+    expect_scale(w, NULL, 127.365540625, 514.5062109375, -72.1484375);
+    memcpy(w, v, 5000 * sizeof *w);
+    for (int i = 0; i < 5000; i += 200) w[i] = -1000;
+    expect_scale(w, NULL, 385.2753296875, 779.492890625, 187.15625);
     memcpy(w, v, 5000 * sizeof *w);
     for (int i = 0; i < 5000; i += 7) w[i] = NAN;
     for (int i = 3; i < 5000; i += 11) w[i] = INFINITY;

@@ -81,16 +81,13 @@ resmap_status rsm_percentile(rsm_env *env, const float *data, const float *mask,
 resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *data, const float *mask, size_t count,
                                 rsm_scale *scale, int *constant)
 {
-    /* Neumaier's sum: the mean of equal values is that value, however many there are. */
-    double sum = 0, lost = 0, least = INFINITY, most = -INFINITY;
+    double sum = 0, least = INFINITY, most = -INFINITY;
     size_t n = 0;
     for (size_t i = 0; i < count; i++) {
         if (!taken(data, mask, i, -INFINITY, INFINITY)) continue;
-        double v = data[i], t = sum + v;
-        lost += fabs(sum) >= fabs(v) ? (sum - t) + v : (v - t) + sum;
-        sum = t;
-        if (v < least) least = v;
-        if (v > most) most = v;
+        sum += data[i];
+        if (data[i] < least) least = data[i];
+        if (data[i] > most) most = data[i];
         n++;
     }
     int same = n > 0 && least == most;
@@ -101,7 +98,7 @@ resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *dat
                         most);
     rsm_scale s;
     double lowest;
-    s.mean = (sum + lost) / (double)n;
+    s.mean = sum / (double)n;
     RSM_TRY(rsm_percentile(env, data, mask, count, s.mean, INFINITY, 99.5, &s.hi));
     RSM_TRY(rsm_percentile(env, data, mask, count, -INFINITY, INFINITY, 0.1, &lowest));
     s.lo = 0;
