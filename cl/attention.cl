@@ -1,13 +1,16 @@
 /* Transposed attention: products of q and k summed over the pixels, then the softmax.
  *
- * q, k: channel c of pixel i at offset + c * plane + i; head h owns the channels h * c ... (h + 1) * c - 1. Sums of a head:
- * c * c products (row: channel of q), then c squares of q, then c squares of k; the heads one after the other.
+ * q, k: channel c of pixel i at offset + c * plane + i; head h owns the channels h * c ... (h + 1) * c - 1.
+ * Sums of a head: c * c products (row: channel of q), then c squares of q, then c squares of k; the heads one
+ * after the other.
  *
- * attention_partial: the sums of CHUNK pixels each, into scratch[chunk][heads][c * c + 2 c]. A work-group of LANES items
- *     shares TILE x TILE pairs of channels at a time; item l takes every LANES-th vector of pixels. Group id 1 is
- *     (row of tiles) * groups + g and takes the tiles g * span ... of that row; id 2 is chunk * heads + head.
- * attention_total: adds the chunks up, in order. id 0 is a run of `run` sums.
- * attention_softmax: out[h * c + i][j] of softmax over j of temperature[h] * QK_ij / (|q_i| |k_j|); id 0 is a row. */
+ * attention_partial: the sums of CHUNK pixels each, into scratch[chunk][heads][c * c + 2 c]. A work-group of
+ *     LANES items shares TILE x TILE pairs of channels at a time; item l takes every LANES-th vector.
+ *     Group id 1 is (row of tiles) * groups + g and takes the tiles g * span ... of that row; id 2 is
+ *     chunk * heads + head.
+ * attention_total: adds the chunks up, in order. Global id 0 is a run of `run` sums.
+ * attention_softmax: out[h * c + i][j] of softmax over j of temperature[h] * QK_ij / (|q_i| |k_j|). Global
+ *     id 0 is a row. */
 #ifndef LANES
 #define LANES 1
 #endif
@@ -19,9 +22,10 @@
 #endif
 
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1)))
-void attention_partial(__global const float *q, const int q_offset, const int q_plane, __global const float *k,
-                       const int k_offset, const int k_plane, __global float *scratch, const int scratch_offset,
-                       const int c, const int heads, const int count, const int groups, const int span)
+void attention_partial(__global const float *q, const int q_offset, const int q_plane,
+                       __global const float *k, const int k_offset, const int k_plane,
+                       __global float *scratch, const int scratch_offset, const int c, const int heads,
+                       const int count, const int groups, const int span)
 {
 #if LANES > 1
     __local float lanes[TILE * TILE][LANES + 1];
@@ -74,7 +78,8 @@ void attention_partial(__global const float *q, const int q_offset, const int q_
 #else
 #pragma unroll
         for (int e = 0; e < 2 * TILE; e++)
-            if (row * TILE + e % TILE < c) scratch[c * c + e / TILE * c + row * TILE + e % TILE] = vec_sum(squares[e]);
+            if (row * TILE + e % TILE < c)
+                scratch[c * c + e / TILE * c + row * TILE + e % TILE] = vec_sum(squares[e]);
 #endif
     }
 
@@ -131,7 +136,8 @@ void attention_partial(__global const float *q, const int q_offset, const int q_
 }
 
 __kernel void attention_total(__global const float *scratch, const int scratch_offset, __global float *sums,
-                              const int sums_offset, const int number, const int chunks, const int accumulate, const int run)
+                              const int sums_offset, const int number, const int chunks,
+                              const int accumulate, const int run)
 {
     const int first = (int)get_global_id(0) * run;
     const int last = min(first + run, number);
@@ -140,14 +146,15 @@ __kernel void attention_total(__global const float *scratch, const int scratch_o
     for (int i = first; i < last; i += VECTOR) {
         vec sum = 0.0f;
         if (accumulate) sum = vec_load_part(sums + i, last - i);
-        for (int chunk = 0; chunk < chunks; chunk++) sum += vec_load_part(scratch + chunk * number + i, last - i);
+        for (int chunk = 0; chunk < chunks; chunk++)
+            sum += vec_load_part(scratch + chunk * number + i, last - i);
         vec_store_part(sum, sums + i, last - i);
     }
 }
 
-__kernel void attention_softmax(__global const float *sums, const int sums_offset, __global const float *temperature,
-                                const int temperature_offset, __global float *out, const int out_offset, const int c,
-                                const int heads)
+__kernel void attention_softmax(__global const float *sums, const int sums_offset,
+                                __global const float *temperature, const int temperature_offset,
+                                __global float *out, const int out_offset, const int c, const int heads)
 {
     const int row = get_global_id(0);
     if (row >= heads * c) return;

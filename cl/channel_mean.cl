@@ -1,6 +1,6 @@
 /* mean[c] of `count` elements of every channel: x[x_offset + c * x_plane + i].
- * A work-group of LANES items takes a channel (group id 0): item l sums every LANES-th vector, item 0 adds the items up, in
- * order. */
+ * A work-group of LANES items takes a channel (group id 0): item l sums every LANES-th vector, item 0 adds
+ * the items up, in order. */
 #ifndef LANES
 #define LANES 1
 #endif

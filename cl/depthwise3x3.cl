@@ -1,18 +1,20 @@
 /* Depthwise 3x3 convolution, and with the gate of the feed-forward behind it.
  *
- * x: channel c, row r, column p at x_offset + c * x_plane + r * width + p, with rows + 2 rows: output row r needs the
- * rows r, r + 1, r + 2. Zeros stand left and right of a row. w: 9 numbers a channel. y: as x, with `rows` rows.
- * Work-items: global id 0 takes every get_global_size(0)-th vector of columns (CPUs start one work-item, others one for
- * every column), id 1 is a run of item_rows rows, id 2 an output channel. Any work-group that is 1 wide in ids 1 and 2.
- * width >= VECTOR. ROWS rows are held in registers at a time. */
+ * x: channel c, row r, column p at x_offset + c * x_plane + r * width + p, with rows + 2 rows: output row r
+ * needs the rows r, r + 1, r + 2. Zeros stand left and right of a row. w: 9 numbers a channel. y: as x, with
+ * `rows` rows.
+ * Work-items: global id 0 takes every get_global_size(0)-th vector of columns (CPUs start one work-item,
+ * others one for every column), id 1 is a run of item_rows rows, id 2 an output channel. Any work-group that
+ * is 1 wide in ids 1 and 2. width >= VECTOR. ROWS rows are held in registers at a time. */
 #ifndef ROWS
 #define ROWS 4
 #endif
 
-/* sum[k] = the output row k of ROWS at column p; x: the first input row. Input rows past the last (`below`) are not read,
- * and what they would give is not stored. inside: the columns do not touch the ends of the row, which saves the tests. */
-vec_inline void convolve(vec sum[ROWS], __global const float *x, __global const float *w, int below, int width, int p,
-                         const int inside)
+/* sum[k] = the output row k of ROWS at column p; x: the first input row. Input rows past the last (`below`)
+ * are not read, and what they would give is not stored. inside: the columns do not touch the ends of the
+ * row, which saves the tests. */
+vec_inline void convolve(vec sum[ROWS], __global const float *x, __global const float *w, int below,
+                         int width, int p, const int inside)
 {
 #pragma unroll
     for (int k = 0; k < ROWS; k++) sum[k] = 0.0f;
@@ -34,9 +36,10 @@ vec_inline void convolve(vec sum[ROWS], __global const float *x, __global const 
     }
 }
 
-__kernel void depthwise3x3(__global const float *x, const int x_offset, const int x_plane, __global const float *w,
-                           const int w_offset, __global float *y, const int y_offset, const int y_plane, const int rows,
-                           const int width, const int item_rows)
+__kernel void depthwise3x3(__global const float *x, const int x_offset, const int x_plane,
+                           __global const float *w, const int w_offset, __global float *y,
+                           const int y_offset, const int y_plane, const int rows, const int width,
+                           const int item_rows)
 {
     const int channel = get_global_id(2);
     const int first = (int)get_global_id(1) * item_rows;
@@ -58,8 +61,9 @@ __kernel void depthwise3x3(__global const float *x, const int x_offset, const in
     }
 }
 
-/* x / 2 * (1 + erf(x / sqrt(2))), erf to 2e-7: x times a polynomial in x^2, which is moved to -1...1, fitted to the least
- * greatest error. From 5.374 on erf is 1 to 8e-8; on the other side that would be multiplied by any x, and is made 0. */
+/* x / 2 * (1 + erf(x / sqrt(2))), erf to 2e-7: x times a polynomial in x^2, which is moved to -1...1,
+ * fitted to the least greatest error. From 5.374 on erf is 1 to 8e-8; on the other side that would be
+ * multiplied by any x, and is made 0. */
 vec_inline vec gelu(vec x)
 {
     const vec a = min(max(x, -5.3740115f), 5.3740115f);
@@ -84,9 +88,9 @@ vec_inline vec gelu(vec x)
     return select(y, (vec)0.0f, x < -5.3740115f);
 }
 
-/* The rows of one column: y, last: the first output row and how many there are. */
-vec_inline void gate(__global const float *x, int other, __global const float *w, int other_w, __global float *y, int last,
-                     int below, int width, int p, const int inside)
+/* ROWS rows at one vector of columns. y: the first output row; last: how many there are. */
+vec_inline void gate(__global const float *x, int other, __global const float *w, int other_w,
+                     __global float *y, int last, int below, int width, int p, const int inside)
 {
     vec gate[ROWS], sum[ROWS];
     convolve(gate, x, w, below, width, p, inside);
@@ -97,9 +101,10 @@ vec_inline void gate(__global const float *x, int other, __global const float *w
 }
 
 /* y[c] = gelu(d[c]) * d[c + hidden], d the convolution of the 2 * hidden channels of x. */
-__kernel void depthwise3x3_gate(__global const float *x, const int x_offset, const int x_plane, __global const float *w,
-                                const int w_offset, __global float *y, const int y_offset, const int y_plane,
-                                const int hidden, const int rows, const int width, const int item_rows)
+__kernel void depthwise3x3_gate(__global const float *x, const int x_offset, const int x_plane,
+                                __global const float *w, const int w_offset, __global float *y,
+                                const int y_offset, const int y_plane, const int hidden, const int rows,
+                                const int width, const int item_rows)
 {
     const int channel = get_global_id(2);
     const int first = (int)get_global_id(1) * item_rows;

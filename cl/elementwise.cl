@@ -1,7 +1,9 @@
-/* y = value, y[c] = value[c], y += x, element by element. Maps: channel c, element i at offset + c * plane + i.
- * Work-items: global id 0 is a run of `run` elements, id 1 a channel. Any work-group that is 1 wide in id 1. */
-__kernel void fill(const float value, __global float *y, const int y_offset, const int y_plane, const int count,
-                   const int run)
+/* y = value, y[c] = value[c], y += x, element by element. Maps: channel c, element i at
+ * offset + c * plane + i.
+ * Work-items: global id 0 is a run of `run` elements, id 1 a channel. Any work-group that is 1 wide in
+ * id 1. */
+__kernel void fill(const float value, __global float *y, const int y_offset, const int y_plane,
+                   const int count, const int run)
 {
     const int first = (int)get_global_id(0) * run;
     const int last = min(first + run, count);
@@ -9,8 +11,8 @@ __kernel void fill(const float value, __global float *y, const int y_offset, con
     for (int i = first; i < last; i += VECTOR) vec_store_part(value, y + i, last - i);
 }
 
-__kernel void fill_channels(__global const float *value, const int value_offset, __global float *y, const int y_offset,
-                            const int y_plane, const int count, const int run)
+__kernel void fill_channels(__global const float *value, const int value_offset, __global float *y,
+                            const int y_offset, const int y_plane, const int count, const int run)
 {
     const int first = (int)get_global_id(0) * run;
     const int last = min(first + run, count);
@@ -19,8 +21,8 @@ __kernel void fill_channels(__global const float *value, const int value_offset,
     for (int i = first; i < last; i += VECTOR) vec_store_part(channel_value, y + i, last - i);
 }
 
-__kernel void add(__global const float *x, const int x_offset, const int x_plane, __global float *y, const int y_offset,
-                  const int y_plane, const int count, const int run)
+__kernel void add(__global const float *x, const int x_offset, const int x_plane, __global float *y,
+                  const int y_offset, const int y_plane, const int count, const int run)
 {
     const int first = (int)get_global_id(0) * run;
     const int last = min(first + run, count);

@@ -1,10 +1,14 @@
-/* The columns of a 3x3 convolution with zero padding: col[c * 9 + 3 i + j][r][p] = x[c][first_row + r + i - 1][p + j - 1].
+/* The columns of a 3x3 convolution with zero padding:
+ * col[c * 9 + 3 i + j][r][p] = x[c][first_row + r + i - 1][p + j - 1].
  *
- * x: channel c, row r, column p at x_offset + c * x_plane + r * width + p, `height` rows. col: dense, `rows` rows.
- * Work-items: global id 0 takes every get_global_size(0)-th vector of columns (CPUs start one work-item, others one for
- * every column), id 1 is a row, id 2 a channel. Any work-group that is 1 wide in ids 1 and 2. width >= VECTOR. */
+ * x: channel c, row r, column p at x_offset + c * x_plane + r * width + p, `height` rows. col: dense,
+ * `rows` rows.
+ * Work-items: global id 0 takes every get_global_size(0)-th vector of columns (CPUs start one work-item,
+ * others one for every column), id 1 is a row, id 2 a channel. Any work-group that is 1 wide in ids 1 and 2.
+ * width >= VECTOR. */
 __kernel void im2col(__global const float *x, const int x_offset, const int x_plane, __global float *col,
-                     const int col_offset, const int height, const int width, const int first_row, const int rows)
+                     const int col_offset, const int height, const int width, const int first_row,
+                     const int rows)
 {
     const int r = get_global_id(1);
     const int channel = get_global_id(2);

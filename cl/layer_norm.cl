@@ -1,8 +1,9 @@
-/* Layer norm over the channels of every pixel. Reads x twice: first for mean and variance, by Welford's update on the
- * distances from channel 0, which keeps what a large common level would drown; then to write y. y may be x.
+/* Layer norm over the channels of every pixel. Reads x twice: first for mean and variance, by Welford's
+ * update on the distances from channel 0, which keeps what a large common level would drown; then to write
+ * y. y may be x.
  *
- * x, y: channel c of pixel i at offset + c * plane + i. weight, bias: one number a channel (bias unused without
- * WITH_BIAS).
+ * x, y: channel c of pixel i at offset + c * plane + i. weight, bias: one number a channel (bias unused
+ * without WITH_BIAS).
  * Work-items: global id 0 is a block of BLOCK vectors of pixels. Any work-group.
  * WITH_BIAS 1: (x - mean) / sqrt(var + 1e-5) * weight + bias; 0: x / sqrt(var + 1e-5) * weight. */
 #ifndef BLOCK
@@ -12,11 +13,13 @@
 #define WITH_BIAS 0
 #endif
 
-#define LOAD(p, b) (whole ? vec_load((p) + (b) * VECTOR) : vec_load_part((p) + (b) * VECTOR, rest - (b) * VECTOR))
+#define LOAD(p, b)                                                                                         \
+    (whole ? vec_load((p) + (b) * VECTOR) : vec_load_part((p) + (b) * VECTOR, rest - (b) * VECTOR))
 
 /* `rest` pixels are left from x on; `whole`: at least a block. */
-vec_inline void norm(__global const float *x, int x_plane, __global const float *weight, __global const float *bias,
-                 __global float *y, int y_plane, int channels, int rest, const int whole)
+vec_inline void norm(__global const float *x, int x_plane, __global const float *weight,
+                     __global const float *bias, __global float *y, int y_plane, int channels, int rest,
+                     const int whole)
 {
     vec shift[BLOCK], mean[BLOCK], squares[BLOCK];
     for (int b = 0; b < BLOCK; b++) {
@@ -50,9 +53,10 @@ vec_inline void norm(__global const float *x, int x_plane, __global const float 
     }
 }
 
-__kernel void layer_norm(__global const float *x, const int x_offset, const int x_plane, __global const float *weight,
-                         const int weight_offset, __global const float *bias, const int bias_offset, __global float *y,
-                         const int y_offset, const int y_plane, const int channels, const int count)
+__kernel void layer_norm(__global const float *x, const int x_offset, const int x_plane,
+                         __global const float *weight, const int weight_offset, __global const float *bias,
+                         const int bias_offset, __global float *y, const int y_offset, const int y_plane,
+                         const int channels, const int count)
 {
     const int first = (int)get_global_id(0) * (BLOCK * VECTOR);
     const int rest = count - first;

@@ -1,9 +1,9 @@
-/* Pixel shuffle by 2 and its inverse. `fine` has `channels` channels of 2 rows x 2 width, `coarse` 4 * channels of rows x
- * width: fine[c][2 r + i][2 p + j] = coarse[4 c + 2 i + j][r][p].
+/* Pixel shuffle by 2 and its inverse. `fine` has `channels` channels of 2 rows x 2 width, `coarse`
+ * 4 * channels of rows x width: fine[c][2 r + i][2 p + j] = coarse[4 c + 2 i + j][r][p].
  *
- * Work-items: global id 0 takes every get_global_size(0)-th vector of coarse columns (CPUs start one work-item, others one
- * for every column), id 1 is a coarse row, id 2 a fine channel. Any work-group that is 1 wide in ids 1 and 2. width >=
- * VECTOR. */
+ * Work-items: global id 0 takes every get_global_size(0)-th vector of coarse columns (CPUs start one
+ * work-item, others one for every column), id 1 is a coarse row, id 2 a fine channel. Any work-group that
+ * is 1 wide in ids 1 and 2. width >= VECTOR. */
 
 /* Stores even[0], odd[0], even[1], ... and loads them so. */
 vec_inline void store_pairs(vec even, vec odd, __global float *p)
@@ -53,7 +53,8 @@ vec_inline void load_pairs(vec *even, vec *odd, __global const float *p)
 }
 
 __kernel void pixel_shuffle(__global const float *coarse, const int coarse_offset, const int coarse_plane,
-                            __global float *fine, const int fine_offset, const int fine_plane, const int width)
+                            __global float *fine, const int fine_offset, const int fine_plane,
+                            const int width)
 {
     const int r = get_global_id(1);
     const int channel = get_global_id(2);
@@ -70,7 +71,8 @@ __kernel void pixel_shuffle(__global const float *coarse, const int coarse_offse
 }
 
 __kernel void pixel_unshuffle(__global const float *fine, const int fine_offset, const int fine_plane,
-                              __global float *coarse, const int coarse_offset, const int coarse_plane, const int width)
+                              __global float *coarse, const int coarse_offset, const int coarse_plane,
+                              const int width)
 {
     const int r = get_global_id(1);
     const int channel = get_global_id(2);

@@ -1,6 +1,6 @@
-/* Put before every program: the vector that an operation works on, VECTOR (1, 4, 8 or 16) neighbouring pixels. CPUs take
- * as many floats as a register holds and run one work-item a group; other devices take 1 and put neighbouring pixels on
- * neighbouring work-items. */
+/* Put before every program: the vector that an operation works on, VECTOR (1, 4, 8 or 16) neighbouring
+ * pixels. CPUs take as many floats as a register holds and run one work-item a group; other devices take 1
+ * and put neighbouring pixels on neighbouring work-items. */
 #ifndef VECTOR
 #define VECTOR 1
 #endif
@@ -54,7 +54,8 @@ vec_inline float vec_sum(vec v)
 
 #endif
 
-/* The first n lanes (all when n >= VECTOR, none when n <= 0); the others are zero, and their memory is not touched. */
+/* The first n lanes (all when n >= VECTOR, none when n <= 0); the others are zero, and their memory is not
+ * touched. */
 vec_inline vec vec_load_part(__global const float *p, int n)
 {
 #if VECTOR > 1
@@ -82,12 +83,14 @@ vec_inline void vec_store_part(vec v, __global float *p, int n)
 #endif
 }
 
-/* Where the vector number i of a row of `width` >= VECTOR elements begins: the last one is moved left to end with the row,
- * so that some elements are worked on twice (harmless where no element is both read and written). */
+/* Where the vector number i of a row of `width` >= VECTOR elements begins: the last one is moved left to
+ * end with the row, so that some elements are worked on twice (harmless where no element is both read and
+ * written). */
 #define vec_begin(i, width) min((i) * VECTOR, (width) - VECTOR)
 #define vec_number(width) (((width) + VECTOR - 1) / VECTOR)
 
-/* Of a row of `width` elements: the vectors that begin one before and one after p; outside the row there are zeros. */
+/* Of a row of `width` elements: the vectors that begin one before and one after p; outside the row there
+ * are zeros. */
 vec_inline vec vec_load_before(__global const float *row, int p)
 {
     if (p > 0) return vec_load(row + p - 1);

@@ -1,6 +1,7 @@
-/* Every operation of nn/ on every device, with every width of vector, against the float64 reference: odd shapes, offsets,
- * padded planes, NaN around all that is read, guards around all that is written. RESMAP_TEST_SMALL=1: only small shapes,
- * for Oclgrind (whose --uninitialized goes wrong with vectors: RESMAP_VECTOR=1 keeps to scalars). */
+/* Every operation of nn/ on every device, with every width of vector, against the float64 reference: odd
+ * shapes, offsets, padded planes, NaN around all that is read, guards around all that is written.
+ * RESMAP_TEST_SMALL=1: only small shapes, for Oclgrind (whose --uninitialized goes wrong with vectors:
+ * RESMAP_VECTOR=1 keeps to scalars). */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -109,8 +110,9 @@ static void compare(const twin *t, double bound, const char *what)
     for (size_t c = 0; c < t->channels; c++) {
         for (size_t i = 0; i < t->count; i++) {
             const size_t at = t->offset + c * t->plane + i;
-            ck_assert_msg(isfinite(a[at]) && isfinite(b[at]), "%s: channel %zu, element %zu is %g, %g in the reference", what,
-                          c, i, (double)a[at], (double)b[at]);
+            ck_assert_msg(isfinite(a[at]) && isfinite(b[at]),
+                          "%s: channel %zu, element %zu is %g, %g in the reference", what, c, i,
+                          (double)a[at], (double)b[at]);
             difference = fmax(difference, fabs((double)a[at] - b[at]));
             size = fmax(size, fabs((double)b[at]));
             a[at] = b[at] = t->values[at];
@@ -118,8 +120,8 @@ static void compare(const twin *t, double bound, const char *what)
     }
     ck_assert_msg(difference <= bound * size, "%s: differs by %g of %g", what, difference, size);
     for (size_t i = 0; i < t->size; i++) {
-        ck_assert_msg(memcmp(&a[i], &t->values[i], sizeof a[i]) == 0, "%s: element %zu, outside, became %g", what, i,
-                      (double)a[i]);
+        ck_assert_msg(memcmp(&a[i], &t->values[i], sizeof a[i]) == 0, "%s: element %zu, outside, became %g",
+                      what, i, (double)a[i]);
     }
     free(a);
     free(b);
@@ -141,14 +143,16 @@ static const char *describe(const char *operation, size_t a, size_t b, size_t c,
 
 static void conv1x1(void)
 {
-    static const size_t shapes[][3] = {{1, 1, 1}, {5, 2, 17}, {2, 7, 35}, {48, 127, 91}, {127, 48, 64}};  /* in, out, count */
+    static const size_t shapes[][3] = {
+        {1, 1, 1}, {5, 2, 17}, {2, 7, 35}, {48, 127, 91}, {127, 48, 64}}; /* in, out, count */
     for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
             const size_t in = shapes[s][0], out = shapes[s][1], count = shapes[s][2];
             for (int accumulate = 0; accumulate < 2; accumulate++) {
                 twin w = input(layouts[l], out, in), x = input(layouts[(l + 1) % 3], in, count);
                 twin y = make(layouts[(l + 2) % 3], out, count, guard, accumulate ? number : NULL);
-                BOTH(rsm_conv1x1(devices[d], vector(&w, d), w.plane, map(&x, d), map(&y, d), in, out, count, accumulate));
+                BOTH(rsm_conv1x1(devices[d], vector(&w, d), w.plane, map(&x, d), map(&y, d), in, out, count,
+                                 accumulate));
                 compare(&y, 2e-6, describe("conv1x1", in, out, count, l));
                 drop(&w);
                 drop(&x);
@@ -182,22 +186,24 @@ static float (*const kinds[])(void) = {number, large_level, large, tiny, constan
 
 static void layer_norm(void)
 {
-    static const size_t shapes[][2] = {{1, 1}, {5, 17}, {2, 35}, {127, 91}, {48, 200}, {96, 64}};   /* channels, count */
+    static const size_t shapes[][2] = {{1, 1},    {5, 17},   {2, 35},
+                                       {127, 91}, {48, 200}, {96, 64}}; /* channels, count */
     for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
         for (size_t k = 0; k < COUNT(kinds); k++) {
             for (int with_bias = 0; with_bias < 2; with_bias++) {
                 const size_t channels = shapes[s][0], count = shapes[s][1], l = (s + k) % 3;
                 twin w = input(layouts[l], 1, channels), b = input(layouts[l], 1, channels);
-                twin x = make(layouts[l], channels, count, NAN, kinds[k]), y = output(layouts[(l + 1) % 3], channels, count);
+                twin x = make(layouts[l], channels, count, NAN, kinds[k]),
+                     y = output(layouts[(l + 1) % 3], channels, count);
                 twin z = make(layouts[l], channels, count, guard, kinds[k]);
                 const rsm_vector none = {NULL, 0};
-                BOTH(rsm_layer_norm(devices[d], map(&x, d), vector(&w, d), with_bias ? vector(&b, d) : none, map(&y, d), channels,
-                                    count));
+                BOTH(rsm_layer_norm(devices[d], map(&x, d), vector(&w, d), with_bias ? vector(&b, d) : none,
+                                    map(&y, d), channels, count));
                 describe(with_bias ? "layer norm with bias" : "layer norm", channels, count, k, l);
                 compare(&y, 2e-6, text);
                 /* In place. */
-                BOTH(rsm_layer_norm(devices[d], map(&z, d), vector(&w, d), with_bias ? vector(&b, d) : none, map(&z, d), channels,
-                                    count));
+                BOTH(rsm_layer_norm(devices[d], map(&z, d), vector(&w, d), with_bias ? vector(&b, d) : none,
+                                    map(&z, d), channels, count));
                 compare(&z, 2e-6, text);
                 drop(&w);
                 drop(&b);
@@ -210,7 +216,8 @@ static void layer_norm(void)
 }
 
 /* rows, width */
-static const size_t images[][2] = {{1, 1}, {1, 9}, {11, 1}, {7, 5}, {2, 2}, {5, 8}, {13, 29}, {3, 33}, {18, 16}, {37, 24}};
+static const size_t images[][2] = {{1, 1}, {1, 9},   {11, 1}, {7, 5},   {2, 2},
+                                   {5, 8}, {13, 29}, {3, 33}, {18, 16}, {37, 24}};
 
 static size_t image_count(void)
 {
@@ -227,7 +234,8 @@ static void depthwise(void)
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
             const size_t rows = images[s][0], width = images[s][1], channels = small ? 2 : 5;
-            twin w = input(layouts[(l + 1) % 3], 1, 9 * channels), x = input(layouts[l], channels, (rows + 2) * width);
+            twin w = input(layouts[(l + 1) % 3], 1, 9 * channels),
+                 x = input(layouts[l], channels, (rows + 2) * width);
             twin y = output(layouts[(l + 2) % 3], channels, rows * width);
             BOTH(rsm_depthwise3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), channels, rows, width));
             compare(&y, 1e-6, describe("depthwise", channels, rows, width, l));
@@ -246,7 +254,8 @@ static void gate(void)
             twin w = input(layouts[(l + 1) % 3], 1, 18 * hidden);
             twin x = make(layouts[l], 2 * hidden, (rows + 2) * width, NAN, l == 2 ? huge : number);
             twin y = output(layouts[(l + 2) % 3], hidden, rows * width);
-            BOTH(rsm_depthwise3x3_gate(devices[d], map(&x, d), vector(&w, d), map(&y, d), hidden, rows, width));
+            BOTH(rsm_depthwise3x3_gate(devices[d], map(&x, d), vector(&w, d), map(&y, d), hidden, rows,
+                                       width));
             compare(&y, 2e-6, describe("gate", hidden, rows, width, l));
             drop(&w);
             drop(&x);
@@ -261,7 +270,8 @@ static void gelu_grid(void)
     const size_t width = small ? 96 : 4096, rows = small ? 2 : 40, count = rows * width;
     static const float far[] = {20, -20, 1e4f, -1e4f, 1e30f, -1e30f, 0, 1e-30f, -5.3740115f, 5.3740115f};
     const layout none = {0, 0, 0};
-    twin w = make(none, 1, 18, NAN, tiny), x = make(none, 2, (rows + 2) * width, NAN, number), y = output(none, 1, count);
+    twin w = make(none, 1, 18, NAN, tiny), x = make(none, 2, (rows + 2) * width, NAN, number),
+         y = output(none, 1, count);
     for (size_t i = 0; i < 18; i++) w.values[i] = i % 9 == 4;
     for (size_t i = 0; i < count; i++) {
         x.values[width + i] = i < COUNT(far) ? far[i] : (float)(-8 + 16 * (double)i / (double)(count - 1));
@@ -269,14 +279,16 @@ static void gelu_grid(void)
     }
     update(&w);
     update(&x);
-    OK(rsm_depthwise3x3_gate(devices[TESTED], map(&x, TESTED), vector(&w, TESTED), map(&y, TESTED), 1, rows, width));
+    OK(rsm_depthwise3x3_gate(devices[TESTED], map(&x, TESTED), vector(&w, TESTED), map(&y, TESTED), 1, rows,
+                             width));
     float *values = contents(&y, TESTED);
     for (size_t i = 0; i < count; i++) {
         const double a = x.values[width + i], erf_a = erf(a / sqrt(2.0)), exact = 0.5 * a * (1 + erf_a);
         /* erf to 2e-7, and the rounding of the two products behind it. */
         const double bound = 0.5 * fabs(a) * 2e-7 + fabs(exact) * ldexp(1, -23);
         if (a < -6) ck_assert_msg(fabs(values[i]) <= 1e-6, "gelu(%g) is %g", a, (double)values[i]);
-        ck_assert_msg(fabs(values[i] - exact) <= bound, "gelu(%.9g) is %.9g, not %.9g", a, (double)values[i], exact);
+        ck_assert_msg(fabs(values[i] - exact) <= bound, "gelu(%.9g) is %.9g, not %.9g", a,
+                      (double)values[i], exact);
     }
     free(values);
     drop(&w);
@@ -294,17 +306,21 @@ static void bands(void)
         const size_t c_out = gated ? channels / 2 : channels;
         twin whole = output(none, c_out, count), parts = output(none, c_out, count);
         const rsm_map from = map(&x, TESTED), to = map(&whole, TESTED), part_to = map(&parts, TESTED);
-        if (gated) OK(rsm_depthwise3x3_gate(devices[TESTED], from, vector(&w, TESTED), to, c_out, rows, width));
+        if (gated)
+            OK(rsm_depthwise3x3_gate(devices[TESTED], from, vector(&w, TESTED), to, c_out, rows, width));
         else OK(rsm_depthwise3x3(devices[TESTED], from, vector(&w, TESTED), to, c_out, rows, width));
         for (size_t r = 0, n; r < rows; r += n) {
             n = r + 3 < rows ? 3 : rows - r;
             const rsm_map band = {from.buffer, from.offset + r * width, from.plane};
             const rsm_map target = {part_to.buffer, part_to.offset + r * width, part_to.plane};
-            if (gated) OK(rsm_depthwise3x3_gate(devices[TESTED], band, vector(&w, TESTED), target, c_out, n, width));
+            if (gated)
+                OK(rsm_depthwise3x3_gate(devices[TESTED], band, vector(&w, TESTED), target, c_out, n,
+                                         width));
             else OK(rsm_depthwise3x3(devices[TESTED], band, vector(&w, TESTED), target, c_out, n, width));
         }
         float *a = contents(&whole, TESTED), *b = contents(&parts, TESTED);
-        ck_assert_msg(memcmp(a, b, whole.size * sizeof *a) == 0, "%s: bands differ from the whole", gated ? "gate" : "depthwise");
+        ck_assert_msg(memcmp(a, b, whole.size * sizeof *a) == 0, "%s: bands differ from the whole",
+                      gated ? "gate" : "depthwise");
         free(a);
         free(b);
         drop(&whole);
@@ -316,12 +332,15 @@ static void bands(void)
 
 static void attention(void)
 {
-    static const size_t shapes[][3] = {   /* channels, heads, count */
-        {1, 1, 1}, {4, 2, 17}, {6, 2, 35}, {10, 2, 1023}, {9, 3, 1024}, {48, 1, 1025}, {20, 4, 3077}, {96, 8, 2600},
+    static const size_t shapes[][3] = {
+        /* channels, heads, count */
+        {1, 1, 1},    {4, 2, 17},    {6, 2, 35},    {10, 2, 1023},
+        {9, 3, 1024}, {48, 1, 1025}, {20, 4, 3077}, {96, 8, 2600},
     };
     for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
-            const size_t channels = shapes[s][0], heads = shapes[s][1], count = shapes[s][2], c = channels / heads;
+            const size_t channels = shapes[s][0], heads = shapes[s][1], count = shapes[s][2],
+                         c = channels / heads;
             twin q = input(layouts[l], channels, count), k = input(layouts[(l + 1) % 3], channels, count);
             /* A channel of q without signal, and one below the 1e-12 of the norm. */
             if (channels > 1) {
@@ -335,12 +354,13 @@ static void attention(void)
             twin sums = output(layouts[l], 1, rsm_attention_sums_count(channels, heads));
             twin scratch = output(layouts[(l + 2) % 3], 1, rsm_attention_scratch(channels, heads, count));
             twin temperature = input(layouts[l], 1, heads), w = input(layouts[l], 1, channels * channels);
-            twin out = output(layouts[(l + 1) % 3], 1, channels * channels), rows = output(layouts[l], 1, channels * c);
-            BOTH(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, count, vector(&sums, d),
-                                    vector(&scratch, d), 0));
+            twin out = output(layouts[(l + 1) % 3], 1, channels * channels),
+                 rows = output(layouts[l], 1, channels * c);
+            BOTH(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, count,
+                                    vector(&sums, d), vector(&scratch, d), 0));
             compare(&sums, 1e-6, describe("attention sums", channels, heads, count, l));
-            BOTH(rsm_attention_matrix(devices[d], vector(&sums, d), vector(&temperature, d), vector(&w, d), vector(&out, d),
-                                      vector(&rows, d), channels, heads));
+            BOTH(rsm_attention_matrix(devices[d], vector(&sums, d), vector(&temperature, d), vector(&w, d),
+                                      vector(&out, d), vector(&rows, d), channels, heads));
             compare(&out, 5e-6, describe("attention matrix", channels, heads, count, l));
             compare(&rows, 5e-6, describe("attention softmax", channels, heads, count, l));
 
@@ -349,7 +369,8 @@ static void attention(void)
             if (band > 0) {
                 for (int d = 0; d < 2; d++) {
                     rsm_map a = map(&q, d), b = map(&k, d);
-                    OK(rsm_attention_sums(devices[d], a, b, channels, heads, band, vector(&sums, d), vector(&scratch, d), 0));
+                    OK(rsm_attention_sums(devices[d], a, b, channels, heads, band, vector(&sums, d),
+                                          vector(&scratch, d), 0));
                     a.offset += band;
                     b.offset += band;
                     OK(rsm_attention_sums(devices[d], a, b, channels, heads, count - band, vector(&sums, d),
@@ -358,7 +379,8 @@ static void attention(void)
                 compare(&sums, 1e-6, describe("attention sums in bands", channels, heads, count, l));
                 float *scratch_after = contents(&scratch, TESTED);
                 for (size_t i = 0; i < scratch.offset; i++) ck_assert(scratch_after[i] == guard);
-                for (size_t i = scratch.offset + scratch.count; i < scratch.size; i++) ck_assert(scratch_after[i] == guard);
+                for (size_t i = scratch.offset + scratch.count; i < scratch.size; i++)
+                    ck_assert(scratch_after[i] == guard);
                 free(scratch_after);
             }
             drop(&q);
@@ -384,8 +406,8 @@ static void conv3x3(void)
                 rows = l == 0 || height < 3 ? height : first == 0 ? 2 : height - 2;
                 twin y = output(layouts[(l + 2) % 3], out, rows * width);
                 twin scratch = output(layouts[l], 1, in * 9 * rows * width);
-                BOTH(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), vector(&scratch, d), in, out, height, width,
-                                 first, rows));
+                BOTH(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), vector(&scratch, d), in,
+                                 out, height, width, first, rows));
                 compare(&y, 2e-6, describe("conv3x3", height, width, first, l));
                 compare(&scratch, 0, describe("im2col", height, width, first, l));
                 drop(&y);
@@ -402,7 +424,8 @@ static void pixel_shuffle(void)
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
             const size_t rows = images[s][0], width = images[s][1], channels = 2;
-            twin x = input(layouts[l], 4 * channels, rows * width), y = output(layouts[(l + 1) % 3], channels, 4 * rows * width);
+            twin x = input(layouts[l], 4 * channels, rows * width),
+                 y = output(layouts[(l + 1) % 3], channels, 4 * rows * width);
             twin z = output(layouts[(l + 2) % 3], 4 * channels, rows * width);
             BOTH(rsm_pixel_shuffle(devices[d], map(&x, d), map(&y, d), channels, rows, width));
             compare(&y, 0, describe("pixel shuffle", channels, rows, width, l));
@@ -428,13 +451,15 @@ static void pixel_shuffle(void)
 
 static void elementwise(void)
 {
-    static const size_t shapes[][2] = {{1, 1}, {3, 17}, {2, 35}, {5, 4097}, {127, 64}};   /* channels, count */
+    static const size_t shapes[][2] = {
+        {1, 1}, {3, 17}, {2, 35}, {5, 4097}, {127, 64}}; /* channels, count */
     for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
             const size_t channels = shapes[s][0], count = shapes[s][1];
             twin x = input(layouts[l], channels, count), value = input(layouts[l], 1, channels);
             twin y = output(layouts[(l + 1) % 3], channels, count);
-            twin sum = make(layouts[(l + 2) % 3], channels, count, guard, number), mean = output(layouts[l], 1, channels);
+            twin sum = make(layouts[(l + 2) % 3], channels, count, guard, number),
+                 mean = output(layouts[l], 1, channels);
             BOTH(rsm_fill_zero(devices[d], map(&y, d), channels, count));
             compare(&y, 0, describe("fill zero", channels, count, 0, l));
             float *zeros = contents(&y, TESTED);
@@ -469,7 +494,8 @@ static void the_same_every_time(void)
     float *first[2] = {NULL, NULL};
     for (int run = 0; run < 3; run++) {
         const int d = TESTED;
-        OK(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, count, vector(&sums, d), vector(&scratch, d), 0));
+        OK(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, count, vector(&sums, d),
+                              vector(&scratch, d), 0));
         OK(rsm_channel_mean(devices[d], map(&q, d), vector(&mean, d), channels, count));
         float *now[2] = {contents(&sums, d), contents(&mean, d)};
         for (int i = 0; i < 2; i++) {
@@ -499,9 +525,11 @@ static void refusals(void)
         ck_assert_int_eq(rsm_copy(devices[d], map(&x, d), late, 4, 36), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_add(devices[d], map(&x, d), narrow, 4, 36), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_fill_zero(devices[d], map(&y, d), 5, 36), RESMAP_INTERNAL);
-        ck_assert_int_eq(rsm_depthwise3x3(devices[d], map(&x, d), vector(&x, d), map(&y, d), 4, 6, 6), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_depthwise3x3(devices[d], map(&x, d), vector(&x, d), map(&y, d), 4, 6, 6),
+                         RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_pixel_unshuffle(devices[d], map(&x, d), map(&y, d), 1, 3, 12), RESMAP_INTERNAL);
-        ck_assert_int_eq(rsm_attention_sums(devices[d], map(&x, d), map(&x, d), 4, 3, 36, vector(&y, d), vector(&y, d), 0),
+        ck_assert_int_eq(rsm_attention_sums(devices[d], map(&x, d), map(&x, d), 4, 3, 36, vector(&y, d),
+                                            vector(&y, d), 0),
                          RESMAP_INTERNAL);
         OK(rsm_fill_zero(devices[d], map(&y, d), 0, 36));
         OK(rsm_fill_zero(devices[d], map(&y, d), 4, 0));
@@ -516,8 +544,8 @@ static void refusals(void)
 
 /* ---- Running them ---- */
 
-/* Widths of vector: the device's own, then others ("1": as on devices that are no CPUs). Only the first when the caller has
- * set one. */
+/* Widths of vector: the device's own, then others ("1": as on devices that are no CPUs). Only the first
+ * when the caller has set one. */
 static const char *widths[] = {NULL, "1", "4", "8", "16"};
 static size_t width_count = COUNT(widths);
 
@@ -541,9 +569,18 @@ static const struct {
     const char *name;            /* for CK_RUN_CASE */
     void (*run)(void);
 } tests[] = {
-    {"conv1x1", conv1x1}, {"layer_norm", layer_norm}, {"depthwise", depthwise}, {"gate", gate}, {"gelu", gelu_grid},
-    {"bands", bands}, {"attention", attention}, {"conv3x3", conv3x3}, {"pixel_shuffle", pixel_shuffle},
-    {"elementwise", elementwise}, {"same", the_same_every_time}, {"refusals", refusals},
+    {"conv1x1", conv1x1},
+    {"layer_norm", layer_norm},
+    {"depthwise", depthwise},
+    {"gate", gate},
+    {"gelu", gelu_grid},
+    {"bands", bands},
+    {"attention", attention},
+    {"conv3x3", conv3x3},
+    {"pixel_shuffle", pixel_shuffle},
+    {"elementwise", elementwise},
+    {"same", the_same_every_time},
+    {"refusals", refusals},
 };
 
 /* One loop test an operation and device. */

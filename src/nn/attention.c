@@ -6,8 +6,8 @@
 
 /* Pixels summed up before the chunks are (CHUNK of the kernel), the same on every device. */
 #define CHUNK 1024
-/* Pairs of channels held in registers are TILE x TILE: 9 sums fill the 16 registers of AVX2 and SSE, 16 suit AVX-512's 32
- * and GPUs. */
+/* Pairs of channels held in registers are TILE x TILE: 9 sums fill the 16 registers of AVX2 and SSE, 16
+ * suit AVX-512's 32 and GPUs. */
 #define TILE 4
 #define NARROW_CPU_TILE 3
 /* Sums that a work-item of a CPU adds up over the chunks. */
@@ -32,11 +32,13 @@ static size_t tile_of(const rsm_cut *cut)
 static resmap_status get_kernel(rsm_device *device, const char *name, const rsm_cut *cut, rsm_kernel **kernel)
 {
     char options[64];
-    snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d", (int)cut->local[0], (int)tile_of(cut), CHUNK);
+    snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d", (int)cut->local[0],
+             (int)tile_of(cut), CHUNK);
     return rsm_cut_kernel(device, "attention", name, cut, options, kernel);
 }
 
-static void reference_sums(rsm_map q, rsm_map k, size_t c, size_t heads, size_t count, double *sums, int accumulate)
+static void reference_sums(rsm_map q, rsm_map k, size_t c, size_t heads, size_t count, double *sums,
+                           int accumulate)
 {
     for (size_t h = 0; h < heads; h++, sums += c * c + 2 * c) {
         if (!accumulate)
@@ -57,12 +59,12 @@ static void reference_sums(rsm_map q, rsm_map k, size_t c, size_t heads, size_t 
     }
 }
 
-resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads, size_t count,
-                                 rsm_vector sums, rsm_vector scratch, int accumulate)
+resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads,
+                                 size_t count, rsm_vector sums, rsm_vector scratch, int accumulate)
 {
     if (heads == 0 || channels % heads != 0 || channels == 0 || count == 0) {
-        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "attention: %zu channels in %zu heads, %zu elements", channels,
-                        heads, count);
+        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL,
+                        "attention: %zu channels in %zu heads, %zu elements", channels, heads, count);
     }
     const size_t c = channels / heads, number = rsm_attention_sums_count(channels, heads);
     RSM_TRY(rsm_check_map(device, "attention", q, channels, count));
@@ -86,8 +88,8 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     const size_t global[3] = {cut.local[0], tiles * groups, chunks * heads};
     RSM_TRY(get_kernel(device, "attention_partial", &cut, &partial));
     RSM_TRY(get_kernel(device, "attention_total", &cut, &total));
-    RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k), RSM_VECTOR(scratch), RSM_INT(c),
-                    RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
+    RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k), RSM_VECTOR(scratch),
+                    RSM_INT(c), RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
     RSM_TRY(rsm_profile_next(device, "attention_total", channels, heads, (double)chunks * (double)number,
                              (double)(chunks + 1) * (double)number));
     const size_t run = cut.vector > 1 ? CPU_RUN : 1;
@@ -96,14 +98,16 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
                    RSM_INT(chunks), RSM_INT(accumulate != 0), RSM_INT(run));
 }
 
-static void reference_softmax(const double *sums, const double *temperature, double *out, size_t c, size_t heads)
+static void reference_softmax(const double *sums, const double *temperature, double *out, size_t c,
+                              size_t heads)
 {
     for (size_t h = 0; h < heads; h++, sums += c * c + 2 * c) {
         const double *q = sums + c * c, *k = q + c;
         for (size_t i = 0; i < c; i++, out += c) {
             double most = -INFINITY, sum = 0;
             for (size_t j = 0; j < c; j++) {
-                out[j] = temperature[h] * sums[i * c + j] / (fmax(sqrt(q[i]), 1e-12) * fmax(sqrt(k[j]), 1e-12));
+                out[j] =
+                    temperature[h] * sums[i * c + j] / (fmax(sqrt(q[i]), 1e-12) * fmax(sqrt(k[j]), 1e-12));
                 most = fmax(most, out[j]);
             }
             for (size_t j = 0; j < c; j++) sum += out[j] = exp(out[j] - most);
@@ -112,11 +116,13 @@ static void reference_softmax(const double *sums, const double *temperature, dou
     }
 }
 
-resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vector temperature, rsm_vector w, rsm_vector out,
-                                   rsm_vector scratch, size_t channels, size_t heads)
+resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vector temperature,
+                                   rsm_vector w, rsm_vector out, rsm_vector scratch, size_t channels,
+                                   size_t heads)
 {
     if (heads == 0 || channels % heads != 0 || channels == 0) {
-        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "attention: %zu channels in %zu heads", channels, heads);
+        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "attention: %zu channels in %zu heads",
+                        channels, heads);
     }
     const size_t c = channels / heads;
     RSM_TRY(rsm_check_vector(device, "attention", sums, rsm_attention_sums_count(channels, heads)));
@@ -124,9 +130,11 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
     RSM_TRY(rsm_check_vector(device, "attention", w, channels * channels));
     RSM_TRY(rsm_check_vector(device, "attention", out, channels * channels));
     RSM_TRY(rsm_check_vector(device, "attention", scratch, channels * c));
-    RSM_TRY(rsm_profile_next(device, "attention_softmax", channels, heads, 0, 2 * (double)channels * (double)c));
+    RSM_TRY(rsm_profile_next(device, "attention_softmax", channels, heads, 0,
+                             2 * (double)channels * (double)c));
     if (rsm_device_is_reference(device)) {
-        reference_softmax(rsm_vector_host(sums), rsm_vector_host(temperature), rsm_vector_host(scratch), c, heads);
+        reference_softmax(rsm_vector_host(sums), rsm_vector_host(temperature), rsm_vector_host(scratch), c,
+                          heads);
     } else {
         rsm_kernel *kernel;
         const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);

@@ -1,6 +1,7 @@
 #include "nn/map.h"
 
-static void reference_columns(rsm_map x, double *col, size_t c_in, size_t height, size_t width, size_t first_row, size_t rows)
+static void reference_columns(rsm_map x, double *col, size_t c_in, size_t height, size_t width,
+                              size_t first_row, size_t rows)
 {
     for (size_t c = 0; c < c_in; c++)
         for (size_t i = 0; i < 3; i++)
@@ -14,13 +15,14 @@ static void reference_columns(rsm_map x, double *col, size_t c_in, size_t height
                     }
 }
 
-resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch, size_t c_in, size_t c_out,
-                          size_t height, size_t width, size_t first_row, size_t rows)
+resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch,
+                          size_t c_in, size_t c_out, size_t height, size_t width, size_t first_row,
+                          size_t rows)
 {
     if (c_in == 0 || c_out == 0 || rows == 0 || width == 0) return RESMAP_OK;
     if (first_row > height || rows > height - first_row) {
-        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "convolution: rows %zu to %zu of %zu", first_row,
-                        first_row + rows, height);
+        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "convolution: rows %zu to %zu of %zu",
+                        first_row, first_row + rows, height);
     }
     const size_t count = rows * width;
     RSM_TRY(rsm_check_map(device, "convolution", x, c_in, height * width));
@@ -35,8 +37,8 @@ resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y
         const rsm_cut cut = rsm_cut_rows(device, width);
         const size_t global[3] = {cut.columns, rows, c_in};
         RSM_TRY(rsm_cut_kernel(device, "im2col", "im2col", &cut, "", &kernel));
-        RSM_TRY(RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(scratch), RSM_INT(height),
-                        RSM_INT(width), RSM_INT(first_row), RSM_INT(rows)));
+        RSM_TRY(RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(scratch),
+                        RSM_INT(height), RSM_INT(width), RSM_INT(first_row), RSM_INT(rows)));
     }
     return rsm_gemm(device, c_out, count, c_in * 9, (rsm_matrix){w.buffer, w.offset, c_in * 9},
                     (rsm_matrix){scratch.buffer, scratch.offset, count}, rsm_map_matrix(y, count), 0);

@@ -3,8 +3,8 @@
 #include <math.h>
 #include <stdio.h>
 
-/* Rows that a kernel holds in registers (ROWS of the kernel), and a work-item of a CPU works through. The gate, which reads
- * two channels, goes row by row on CPUs: a cache fetches few streams ahead. */
+/* Rows that a kernel holds in registers (ROWS of the kernel), and a work-item of a CPU works through. The
+ * gate, which reads two channels, goes row by row on CPUs: a cache fetches few streams ahead. */
 #define ROWS 4
 #define CPU_GATE_ROWS 1
 #define CPU_ITEM_ROWS 16
@@ -26,7 +26,8 @@ static void reference(rsm_map x, rsm_vector w, rsm_map y, size_t channels, size_
     for (size_t c = 0; c < channels; c++)
         for (size_t r = 0; r < rows; r++)
             for (size_t p = 0; p < width; p++)
-                rsm_map_host(y, c)[r * width + p] = convolve(rsm_map_host(x, c), rsm_vector_host(w) + 9 * c, width, r, p);
+                rsm_map_host(y, c)[r * width + p] =
+                    convolve(rsm_map_host(x, c), rsm_vector_host(w) + 9 * c, width, r, p);
 }
 
 static void reference_gate(rsm_map x, rsm_vector w, rsm_map y, size_t hidden, size_t rows, size_t width)
@@ -36,13 +37,14 @@ static void reference_gate(rsm_map x, rsm_vector w, rsm_map y, size_t hidden, si
             for (size_t p = 0; p < width; p++) {
                 const size_t other = c + hidden;
                 const double gate = convolve(rsm_map_host(x, c), rsm_vector_host(w) + 9 * c, width, r, p);
-                const double value = convolve(rsm_map_host(x, other), rsm_vector_host(w) + 9 * other, width, r, p);
+                const double value =
+                    convolve(rsm_map_host(x, other), rsm_vector_host(w) + 9 * other, width, r, p);
                 rsm_map_host(y, c)[r * width + p] = 0.5 * gate * (1 + erf(gate / sqrt(2.0))) * value;
             }
 }
 
-static resmap_status check(rsm_device *device, const char *what, rsm_map x, rsm_vector w, rsm_map y, size_t c_in,
-                           size_t c_out, size_t rows, size_t width)
+static resmap_status check(rsm_device *device, const char *what, rsm_map x, rsm_vector w, rsm_map y,
+                           size_t c_in, size_t c_out, size_t rows, size_t width)
 {
     RSM_TRY(rsm_check_map(device, what, x, c_in, (rows + 2) * width));
     RSM_TRY(rsm_check_map(device, what, y, c_out, rows * width));
@@ -50,8 +52,9 @@ static resmap_status check(rsm_device *device, const char *what, rsm_map x, rsm_
 }
 
 /* *cut, *item_rows, the global size and the kernel. cpu_rows: ROWS on CPUs. */
-static resmap_status prepare(rsm_device *device, const char *name, size_t channels, size_t rows, size_t width, int cpu_rows,
-                             rsm_cut *cut, size_t *item_rows, size_t global[3], rsm_kernel **kernel)
+static resmap_status prepare(rsm_device *device, const char *name, size_t channels, size_t rows,
+                             size_t width, int cpu_rows, rsm_cut *cut, size_t *item_rows, size_t global[3],
+                             rsm_kernel **kernel)
 {
     char options[32];
     *cut = rsm_cut_rows(device, width);
@@ -64,15 +67,16 @@ static resmap_status prepare(rsm_device *device, const char *name, size_t channe
     return rsm_cut_kernel(device, "depthwise3x3", name, cut, options, kernel);
 }
 
-resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t channels, size_t rows,
-                               size_t width)
+resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t channels,
+                               size_t rows, size_t width)
 {
     rsm_cut cut;
     rsm_kernel *kernel;
     size_t item_rows, global[3];
     if (channels == 0 || rows == 0 || width == 0) return RESMAP_OK;
     RSM_TRY(check(device, "depthwise convolution", x, w, y, channels, channels, rows, width));
-    RSM_TRY(rsm_profile_next(device, "depthwise3x3", channels, 0, 18 * (double)channels * (double)rows * (double)width,
+    RSM_TRY(rsm_profile_next(device, "depthwise3x3", channels, 0,
+                             18 * (double)channels * (double)rows * (double)width,
                              (double)channels * (double)(2 * rows + 2) * (double)width));
     if (rsm_device_is_reference(device)) {
         reference(x, w, y, channels, rows, width);
@@ -83,21 +87,23 @@ resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_
                    RSM_INT(width), RSM_INT(item_rows));
 }
 
-resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t hidden, size_t rows,
-                                    size_t width)
+resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t hidden,
+                                    size_t rows, size_t width)
 {
     rsm_cut cut;
     rsm_kernel *kernel;
     size_t item_rows, global[3];
     if (hidden == 0 || rows == 0 || width == 0) return RESMAP_OK;
     RSM_TRY(check(device, "gate", x, w, y, 2 * hidden, hidden, rows, width));
-    RSM_TRY(rsm_profile_next(device, "depthwise3x3_gate", hidden, 0, 36 * (double)hidden * (double)rows * (double)width,
+    RSM_TRY(rsm_profile_next(device, "depthwise3x3_gate", hidden, 0,
+                             36 * (double)hidden * (double)rows * (double)width,
                              (double)hidden * (double)(3 * rows + 4) * (double)width));
     if (rsm_device_is_reference(device)) {
         reference_gate(x, w, y, hidden, rows, width);
         return RESMAP_OK;
     }
-    RSM_TRY(prepare(device, "depthwise3x3_gate", hidden, rows, width, CPU_GATE_ROWS, &cut, &item_rows, global, &kernel));
-    return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_INT(hidden),
-                   RSM_INT(rows), RSM_INT(width), RSM_INT(item_rows));
+    RSM_TRY(prepare(device, "depthwise3x3_gate", hidden, rows, width, CPU_GATE_ROWS, &cut, &item_rows,
+                    global, &kernel));
+    return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y),
+                   RSM_INT(hidden), RSM_INT(rows), RSM_INT(width), RSM_INT(item_rows));
 }

@@ -6,8 +6,8 @@
 #define CPU_RUN 4096
 
 /* The kernel of cl/elementwise.cl, its elements a work-item and its global size. */
-static resmap_status prepare(rsm_device *device, const char *name, size_t channels, size_t count, rsm_cut *cut,
-                             rsm_kernel **kernel, size_t *elements, size_t global[2])
+static resmap_status prepare(rsm_device *device, const char *name, size_t channels, size_t count,
+                             rsm_cut *cut, rsm_kernel **kernel, size_t *elements, size_t global[2])
 {
     *cut = rsm_cut_rows(device, SIZE_MAX);
     *elements = cut->vector > 1 ? CPU_RUN : 1;
@@ -16,7 +16,8 @@ static resmap_status prepare(rsm_device *device, const char *name, size_t channe
     return rsm_cut_kernel(device, "elementwise", name, cut, "", kernel);
 }
 
-resmap_status rsm_fill_channels(rsm_device *device, rsm_vector value, rsm_map y, size_t channels, size_t count)
+resmap_status rsm_fill_channels(rsm_device *device, rsm_vector value, rsm_map y, size_t channels,
+                                size_t count)
 {
     rsm_cut cut;
     rsm_kernel *kernel;
@@ -31,7 +32,8 @@ resmap_status rsm_fill_channels(rsm_device *device, rsm_vector value, rsm_map y,
         return RESMAP_OK;
     }
     RSM_TRY(prepare(device, "fill_channels", channels, count, &cut, &kernel, &elements, global));
-    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_VECTOR(value), RSM_MAP(y), RSM_INT(count), RSM_INT(elements));
+    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_VECTOR(value), RSM_MAP(y), RSM_INT(count),
+                   RSM_INT(elements));
 }
 
 resmap_status rsm_fill_zero(rsm_device *device, rsm_map y, size_t channels, size_t count)
@@ -48,7 +50,8 @@ resmap_status rsm_fill_zero(rsm_device *device, rsm_map y, size_t channels, size
         return RESMAP_OK;
     }
     RSM_TRY(prepare(device, "fill", channels, count, &cut, &kernel, &elements, global));
-    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_FLOAT(0), RSM_MAP(y), RSM_INT(count), RSM_INT(elements));
+    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_FLOAT(0), RSM_MAP(y), RSM_INT(count),
+                   RSM_INT(elements));
 }
 
 resmap_status rsm_add(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t count)
@@ -67,7 +70,8 @@ resmap_status rsm_add(rsm_device *device, rsm_map x, rsm_map y, size_t channels,
         return RESMAP_OK;
     }
     RSM_TRY(prepare(device, "add", channels, count, &cut, &kernel, &elements, global));
-    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_MAP(x), RSM_MAP(y), RSM_INT(count), RSM_INT(elements));
+    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_MAP(x), RSM_MAP(y), RSM_INT(count),
+                   RSM_INT(elements));
 }
 
 resmap_status rsm_copy(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t count)

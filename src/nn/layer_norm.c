@@ -5,8 +5,8 @@
 #include <stdio.h>
 
 #define EPSILON 1e-5
-/* Vectors of pixels that a work-item of a CPU takes (BLOCK of the kernel): long enough runs of memory a channel, and mean
- * and variance stay in registers. */
+/* Vectors of pixels that a work-item of a CPU takes (BLOCK of the kernel): long enough runs of memory a
+ * channel, and mean and variance stay in registers. */
 #define CPU_BLOCK 8
 
 static void reference(rsm_map x, rsm_vector weight, rsm_vector bias, rsm_map y, size_t channels, size_t count)
@@ -29,8 +29,8 @@ static void reference(rsm_map x, rsm_vector weight, rsm_vector bias, rsm_map y, 
     }
 }
 
-resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, rsm_vector bias, rsm_map y, size_t channels,
-                             size_t count)
+resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, rsm_vector bias, rsm_map y,
+                             size_t channels, size_t count)
 {
     RSM_TRY(rsm_check_map(device, "layer norm", x, channels, count));
     RSM_TRY(rsm_check_map(device, "layer norm", y, channels, count));

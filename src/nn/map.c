@@ -17,7 +17,8 @@ resmap_status rsm_check_map(rsm_device *device, const char *what, rsm_map map, s
     if (channels == 0 || count == 0) return RESMAP_OK;
     if (map.offset > size || count > size - map.offset) return outside(device, what);
     if (channels == 1) return RESMAP_OK;
-    if (map.plane < count || map.plane > (size - map.offset - count) / (channels - 1)) return outside(device, what);
+    if (map.plane < count || map.plane > (size - map.offset - count) / (channels - 1))
+        return outside(device, what);
     return RESMAP_OK;
 }
 
@@ -50,7 +51,8 @@ rsm_cut rsm_cut_rows(const rsm_device *device, size_t width)
     if (forced && forced[0]) widest = atoi(forced);
     if (widest > 1) {
         cut.vector = widest >= 16 ? 16 : widest >= 8 ? 8 : 4;
-        while (cut.vector > 1 && (size_t)cut.vector > width) cut.vector = cut.vector == 4 ? 1 : cut.vector / 2;
+        while (cut.vector > 1 && (size_t)cut.vector > width)
+            cut.vector = cut.vector == 4 ? 1 : cut.vector / 2;
     } else {
         const size_t most = rsm_device_info(device)->max_work_group;
         cut.local[0] = most < GROUP ? most : GROUP;

@@ -1,5 +1,5 @@
-/* What the operations share: checks of the regions they are given, and how their kernels cut the work. Included by the
- * files of nn/ only. */
+/* What the operations share: checks of the regions they are given, and how their kernels cut the work.
+ * Included by the files of nn/ only. */
 #ifndef RSM_MAP_H
 #define RSM_MAP_H
 
@@ -27,8 +27,8 @@ typedef struct rsm_cut {
     char options[64];
 } rsm_cut;
 
-/* For rows of `width` elements, in which a vector must fit; SIZE_MAX where the kernel handles any number. $RESMAP_VECTOR
- * (1, 4, 8, 16) sets the vector in tests: 1 is how devices other than CPUs work. */
+/* For rows of `width` elements, in which a vector must fit; SIZE_MAX where the kernel handles any number.
+ * $RESMAP_VECTOR (1, 4, 8, 16) sets the vector in tests: 1 is how devices other than CPUs work. */
 rsm_cut rsm_cut_rows(const rsm_device *device, size_t width);
 
 /* The kernel `name` of cl/`program`.cl for this cut, with further options ("" for none). */

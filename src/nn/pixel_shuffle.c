@@ -16,13 +16,14 @@ static void reference(rsm_map coarse, rsm_map fine, size_t channels, size_t rows
 }
 
 /* rows, width: of the coarse map. */
-static resmap_status run(rsm_device *device, const char *name, rsm_map coarse, rsm_map fine, size_t channels, size_t rows,
-                         size_t width, int to_fine)
+static resmap_status run(rsm_device *device, const char *name, rsm_map coarse, rsm_map fine,
+                         size_t channels, size_t rows, size_t width, int to_fine)
 {
     if (channels == 0 || rows == 0 || width == 0) return RESMAP_OK;
     RSM_TRY(rsm_check_map(device, name, coarse, 4 * channels, rows * width));
     RSM_TRY(rsm_check_map(device, name, fine, channels, 4 * rows * width));
-    RSM_TRY(rsm_profile_next(device, name, channels, 0, 0, 8 * (double)channels * (double)rows * (double)width));
+    RSM_TRY(rsm_profile_next(device, name, channels, 0, 0,
+                             8 * (double)channels * (double)rows * (double)width));
     if (rsm_device_is_reference(device)) {
         reference(coarse, fine, channels, rows, width, to_fine);
         return RESMAP_OK;
@@ -35,15 +36,18 @@ static resmap_status run(rsm_device *device, const char *name, rsm_map coarse, r
     return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_MAP(y), RSM_INT(width));
 }
 
-resmap_status rsm_pixel_shuffle(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t rows, size_t width)
+resmap_status rsm_pixel_shuffle(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t rows,
+                                size_t width)
 {
     return run(device, "pixel_shuffle", x, y, channels, rows, width, 1);
 }
 
-resmap_status rsm_pixel_unshuffle(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t rows, size_t width)
+resmap_status rsm_pixel_unshuffle(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t rows,
+                                  size_t width)
 {
     if (rows % 2 != 0 || width % 2 != 0) {
-        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "pixel_unshuffle: %zu rows of %zu", rows, width);
+        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "pixel_unshuffle: %zu rows of %zu", rows,
+                        width);
     }
     return run(device, "pixel_unshuffle", y, x, channels, rows / 2, width / 2, 0);
 }
