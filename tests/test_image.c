@@ -253,8 +253,10 @@ START_TEST(test_types)
     big = _i / 20 % 2;
     fresh();
     file f = make_file(version, types[type].code, types[type].bits, 3, dim, 0);
-    set_float(&f, SLOPE, 0, 0.5);
-    set_float(&f, INTER, 0, -3);
+    set_float(&f, SLOPE, 0, 0.1);
+    set_float(&f, INTER, 0, -0.3);
+    /* as the file holds them; applied in double */
+    const double slope = version == 1 ? (double)0.1f : 0.1, inter = version == 1 ? (double)-0.3f : -0.3;
     double expected[12];
     int bytes = types[type].bits / 8;
     for (int i = 0; i < 12; i++) {
@@ -281,7 +283,7 @@ START_TEST(test_types)
     ck_assert_uint_eq(image->shape[3], 1);
     ck_assert_int_eq(image->dims, 3);
     for (int i = 0; i < 12; i++) {
-        float value = (float)(0.5 * expected[i] - 3);
+        float value = (float)(slope * expected[i] + inter);
         ck_assert_msg(image->data[i] == value, "voxel %d: %.9g instead of %.9g", i, image->data[i], value);
     }
     resmap_image_free(image);
