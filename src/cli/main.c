@@ -1,7 +1,9 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 static const cli_command *const commands[] = {&cli_restore, &cli_classify, &cli_synth, &cli_evaluate,
                                               &cli_bench,   &cli_devices,  &cli_model, &cli_doctor};
@@ -32,9 +34,18 @@ static int run(int argc, char **argv)
     return cli_usage(NULL, "unknown %s %s", argv[1][0] == '-' ? "option" : "command", argv[1]);
 }
 
+/* A standard stream that the caller closed would give its number to the next file opened, and messages would end
+ * in that file. So its number is taken, by something that refuses to be used as the stream; 0, or -1. */
+static int hold_standard_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd) return -1;
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
-    int status = run(argc, argv);
+    int status = hold_standard_streams() == 0 ? run(argc, argv) : 1;
 
     cli_progress_clear();
     if (fflush(stdout) != 0 || ferror(stdout)) {
