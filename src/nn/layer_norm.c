@@ -6,7 +6,7 @@
 
 #define EPSILON 1e-5
 /* Vectors of pixels that a work-item of a CPU takes (BLOCK of the kernel): long enough runs of memory a
- * channel, and mean and variance stay in registers. */
+ * channel, while mean and variance stay in registers or the first-level cache. */
 #define CPU_BLOCK 8
 
 static void reference(rsm_map x, rsm_vector weight, rsm_vector bias, rsm_map y, size_t channels, size_t count)
