@@ -231,6 +231,34 @@ START_TEST(two_threads)
 }
 END_TEST
 
+/* What threads saw that were the process's first to use OpenCL, all at once. */
+enum { FIRST = 8 };
+static struct first {
+    rsm_env env;
+    resmap_status status;
+    size_t count;
+} firsts[FIRST];
+
+static void *list_first(void *data)
+{
+    struct first *first = data;
+    rsm_device_list *list;
+    first->status = rsm_device_list_create(&first->env, &list);
+    if (first->status != RESMAP_OK) return NULL;
+    rsm_device_list_items(list, &first->count);
+    rsm_device_list_free(list);
+    return NULL;
+}
+
+START_TEST(first_use)
+{
+    for (int i = 0; i < FIRST; i++) {
+        ck_assert_msg(firsts[i].status == RESMAP_OK, "thread %d: %s", i, firsts[i].env.error);
+        ck_assert_uint_eq(firsts[i].count, firsts[0].count);
+    }
+}
+END_TEST
+
 /* Run in a process of its own, before anything else uses OpenCL: 0 when a system without platforms is
  * handled. */
 static int without_platform(void)
@@ -269,6 +297,10 @@ int main(void)
     int status;
     int ended = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status);
     without_platform_result = ended ? WEXITSTATUS(status) : 98;
+    pthread_t threads[FIRST];
+    for (int i = 0; i < FIRST; i++)
+        if (pthread_create(&threads[i], NULL, list_first, &firsts[i]) != 0) return 99;
+    for (int i = 0; i < FIRST; i++) pthread_join(threads[i], NULL);
 
     rsm_device_list *list;
     size_t count;
@@ -281,6 +313,7 @@ int main(void)
     TCase *tcase = tcase_create("devices");
     tcase_set_timeout(tcase, 0);
     tcase_add_test(tcase, no_platform);
+    tcase_add_test(tcase, first_use);
     tcase_add_test(tcase, listing);
     for (int i = 0; i < (int)count; i++) {
         printf("# %d: %s, %s: %s\n", i, items[i].platform, items[i].name, items[i].reason);

@@ -2,6 +2,7 @@
 #include "device/device_private.h"
 
 #include <ctype.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -244,7 +245,7 @@ static resmap_status give_reasons(rsm_env *env, rsm_device_list *list)
     return RESMAP_OK;
 }
 
-resmap_status rsm_device_list_create(rsm_env *env, rsm_device_list **result)
+static resmap_status list_devices(rsm_env *env, rsm_device_list **result)
 {
     cl_uint count = 0;
     cl_int code = clGetPlatformIDs(0, NULL, &count);
@@ -272,6 +273,17 @@ done:
     free(platforms);
     if (status == RESMAP_OK) *result = list;
     else rsm_device_list_free(list);
+    return status;
+}
+
+resmap_status rsm_device_list_create(rsm_env *env, rsm_device_list **result)
+{
+    /* The first listing makes drivers set themselves up, and PoCL shows a second thread devices that are half made. */
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+    pthread_mutex_lock(&lock);
+    resmap_status status = list_devices(env, result);
+    pthread_mutex_unlock(&lock);
     return status;
 }
 
