@@ -37,7 +37,7 @@ resmap_status rsm_no_memory(rsm_env *env, size_t bytes)
 void rsm_log(rsm_env *env, resmap_log_level level, const char *format, ...)
 {
     if (!env->log) return;
-    char text[1024];
+    char text[sizeof env->error];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);

@@ -6,7 +6,7 @@
 #include "resmap.h"
 
 typedef struct rsm_env {
-    char error[1024];
+    char error[5120];            /* a reason after the longest path */
     resmap_log_fn log;
     void *log_data;
     resmap_progress_fn progress;
