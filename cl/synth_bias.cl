@@ -1,7 +1,8 @@
-/* Bias field of the synthesizer: exp of a polynomial. Its log reaches tens, where a float's last digit is no longer small in
- * the exponent; so it is computed as an unevaluated sum of two floats.
+/* Bias field of the synthesizer: exp of a polynomial. Its log reaches tens, where a float's last digit is no
+ * longer small in the exponent; so it is computed as an unevaluated sum of two floats.
  *
- * rows: order + 1 coefficients in X for each row (j, k); powers: X^0 … X^order for each i; both as pairs (high, low). */
+ * rows: order + 1 coefficients in X for each row (j, k); powers: X^0 … X^order for each i; both as pairs
+ * (high, low). */
 #pragma OPENCL FP_CONTRACT OFF
 
 static float2 log_field(__global const float2 *row, __global const float2 *power, int order)
@@ -19,8 +20,8 @@ static float2 log_field(__global const float2 *row, __global const float2 *power
 }
 
 /* volume *= field. Work-items: (i, row). */
-__kernel void synth_bias(__global float *volume, __global const float2 *rows, __global const float2 *powers, int order,
-                         int width, int row_count)
+__kernel void synth_bias(__global float *volume, __global const float2 *rows, __global const float2 *powers,
+                         int order, int width, int row_count)
 {
     const int i = get_global_id(0), r = get_global_id(1);
     if (i >= width || r >= row_count) return;
@@ -28,10 +29,11 @@ __kernel void synth_bias(__global float *volume, __global const float2 *rows, __
     volume[r * width + i] *= exp(e.x) * (1.0f + e.y);
 }
 
-/* For each row the largest log of the field over the voxels above `threshold`, the sum of exp(log - largest), and their number.
- * One work-item a row. */
-__kernel void synth_bias_rows(__global const float *clean, __global const float2 *rows, __global const float2 *powers,
-                              __global float *sums, int order, float threshold, int width, int row_count)
+/* For each row the largest log of the field over the voxels above `threshold`, the sum of exp(log - largest),
+ * and their number. One work-item a row. */
+__kernel void synth_bias_rows(__global const float *clean, __global const float2 *rows,
+                              __global const float2 *powers, __global float *sums, int order, float threshold,
+                              int width, int row_count)
 {
     const int r = get_global_id(0);
     if (r >= row_count) return;

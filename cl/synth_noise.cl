@@ -7,7 +7,8 @@ static float log_of_uniform(uint r)
 }
 
 /* volume[i] += sigma * n1, or with rician: the magnitude of that and sigma * n2. One work-item a voxel. */
-__kernel void synth_noise(__global float *volume, int count, float sigma, int rician, int seed_low, int seed_high, int frame)
+__kernel void synth_noise(__global float *volume, int count, float sigma, int rician, int seed_low,
+                          int seed_high, int frame)
 {
     const int i = get_global_id(0);
     if (i >= count) return;
@@ -24,7 +25,8 @@ __kernel void synth_noise(__global float *volume, int count, float sigma, int ri
         k1 += 0xBB67AE85u;
     }
     const float radius = sqrt(-2.0f * log_of_uniform(c0));
-    /* The angle 2 pi c1 / 2^32 as a quarter turn and a rest within an eighth, which keeps all digits of the rest. */
+    /* The angle 2 pi c1 / 2^32 as a quarter turn and a rest within an eighth, which keeps all digits of the
+     * rest. */
     const uint quarter = (c1 + 0x20000000u) >> 30;
     const float rest = (float)(int)(c1 - (quarter << 30)) * 0x1p-31f;
     const float c = cospi(rest), s = sinpi(rest);
@@ -34,10 +36,10 @@ __kernel void synth_noise(__global float *volume, int count, float sigma, int ri
     volume[i] = rician ? hypot(y, sigma * (radius * sine)) : y;
 }
 
-/* Convolves lines of `length` voxels, `stride` apart, with the window weights[0 … 2 radius]; edges reflected, the edge
- * voxel repeated. One work-item a voxel. */
-__kernel void synth_blur(__global const float *in, __global float *out, __global const float *weights, int radius, int length,
-                         int stride, int count)
+/* Convolves lines of `length` voxels, `stride` apart, with the window weights[0 … 2 radius]; edges reflected,
+ * the edge voxel repeated. One work-item a voxel. */
+__kernel void synth_blur(__global const float *in, __global float *out, __global const float *weights,
+                         int radius, int length, int stride, int count)
 {
     const int i = get_global_id(0);
     if (i >= count) return;

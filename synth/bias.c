@@ -43,8 +43,8 @@ static void split(double value, float pair[2])
 }
 
 /* Device tables for the kernels: the row polynomials less `log_mean`, and the powers of X, all split. */
-static resmap_status make_tables(rsm_device *device, const rsm_bias *bias, const size_t shape[3], double log_mean,
-                                 rsm_buffer **rows, rsm_buffer **powers)
+static resmap_status make_tables(rsm_device *device, const rsm_bias *bias, const size_t shape[3],
+                                 double log_mean, rsm_buffer **rows, rsm_buffer **powers)
 {
     const size_t terms = (size_t)bias->order + 1, row_count = shape[1] * shape[2];
     const size_t most = row_count > shape[0] ? row_count : shape[0];
@@ -63,7 +63,8 @@ static resmap_status make_tables(rsm_device *device, const rsm_bias *bias, const
     RSM_CHECK(rsm_buffer_write(device, *rows, 0, table, 2 * terms * row_count));
     for (size_t i = 0; i < shape[0]; i++) {
         double power = 1.0;
-        for (size_t a = 0; a < terms; a++, power *= coordinate(i, shape[0])) split(power, table + 2 * (i * terms + a));
+        for (size_t a = 0; a < terms; a++, power *= coordinate(i, shape[0]))
+            split(power, table + 2 * (i * terms + a));
     }
     RSM_CHECK(rsm_buffer_create(device, 2 * terms * shape[0], powers));
     RSM_CHECK(rsm_buffer_write(device, *powers, 0, table, 2 * terms * shape[0]));
@@ -87,8 +88,8 @@ static void log_sum_add(log_sum *s, double most, double sum)
     }
 }
 
-resmap_status rsm_bias_measure(rsm_device *device, const rsm_bias *bias, const size_t shape[3], rsm_buffer *clean,
-                               double threshold, double *log_mean)
+resmap_status rsm_bias_measure(rsm_device *device, const rsm_bias *bias, const size_t shape[3],
+                               rsm_buffer *clean, double threshold, double *log_mean)
 {
     const size_t row_count = shape[1] * shape[2];
     const double *x = rsm_buffer_host(clean);
@@ -114,9 +115,9 @@ resmap_status rsm_bias_measure(rsm_device *device, const rsm_bias *bias, const s
         RSM_CHECK(make_tables(device, bias, shape, 0.0, &rows, &powers));
         RSM_CHECK(rsm_buffer_create(device, 3 * row_count, &sums));
         RSM_CHECK(rsm_kernel_get(device, "synth_bias", "synth_bias_rows", "", &kernel));
-        RSM_CHECK(RSM_RUN(device, kernel, 1, &row_count, NULL, RSM_BUFFER(clean), RSM_BUFFER(rows), RSM_BUFFER(powers),
-                          RSM_BUFFER(sums), RSM_INT(bias->order), RSM_FLOAT(threshold), RSM_INT(shape[0]),
-                          RSM_INT(row_count)));
+        RSM_CHECK(RSM_RUN(device, kernel, 1, &row_count, NULL, RSM_BUFFER(clean), RSM_BUFFER(rows),
+                          RSM_BUFFER(powers), RSM_BUFFER(sums), RSM_INT(bias->order), RSM_FLOAT(threshold),
+                          RSM_INT(shape[0]), RSM_INT(row_count)));
         RSM_CHECK(rsm_buffer_read(device, sums, 0, host, 3 * row_count));
         for (size_t r = 0; r < row_count; r++) {
             log_sum_add(&total, host[3 * r], host[3 * r + 1]);
@@ -129,7 +130,8 @@ done:
         free(host);
         if (status != RESMAP_OK) return status;
     }
-    if (inside == 0.0) return rsm_fail(rsm_device_env(device), RESMAP_BAD_FILE, "bias: the image has no foreground");
+    if (inside == 0.0)
+        return rsm_fail(rsm_device_env(device), RESMAP_BAD_FILE, "bias: the image has no foreground");
     *log_mean = total.most + log(total.sum / inside);
     return RESMAP_OK;
 }
@@ -155,8 +157,8 @@ resmap_status rsm_bias_apply(rsm_device *device, const rsm_bias *bias, const siz
     resmap_status status;
     RSM_CHECK(make_tables(device, bias, shape, log_mean, &rows, &powers));
     RSM_CHECK(rsm_kernel_get(device, "synth_bias", "synth_bias", "", &kernel));
-    RSM_CHECK(RSM_RUN(device, kernel, 2, global, NULL, RSM_BUFFER(volume), RSM_BUFFER(rows), RSM_BUFFER(powers),
-                      RSM_INT(bias->order), RSM_INT(shape[0]), RSM_INT(row_count)));
+    RSM_CHECK(RSM_RUN(device, kernel, 2, global, NULL, RSM_BUFFER(volume), RSM_BUFFER(rows),
+                      RSM_BUFFER(powers), RSM_INT(bias->order), RSM_INT(shape[0]), RSM_INT(row_count)));
 done:
     rsm_buffer_free(rows);
     rsm_buffer_free(powers);

@@ -1,9 +1,9 @@
 /* A scan during which the head moves: lines of k-space come from a still and from moved copies of the object.
  *
- * Only the phase axis must be in k-space to pick lines, so the volume is held in hybrid space (synth.h). A moved copy is
- * sampled and transformed slab by slab, and only the lines that it owns are kept. Its translation is a phase ramp over all three
- * axes of k-space; for that each owned line (a plane) goes to k-space and back. So beside the volume one complex one is
- * all that is held, however many copies there are. */
+ * Only the phase axis must be in k-space to pick lines, so the volume is held in hybrid space (synth.h). A
+ * moved copy is sampled and transformed slab by slab, and only the lines that it owns are kept. Its
+ * translation is a phase ramp over all three axes of k-space; for that each owned line (a plane) goes to
+ * k-space and back. So beside the volume one complex one is all that is held, however many copies there are. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +24,8 @@ typedef struct motion_work {
     rsm_buffer *slab;            /* [row][column][line] */
     rsm_buffer *owner;           /* for each line of the DFT the copy that it comes from; 0: the still one */
     int *owner_host;
-    /* Where the voxels of a moved copy come from: for index i of array axis c the three terms that it adds to the
-     * position. Entry (first[c] + i) has 3 doubles; on the device 6 floats: floors, then fractions. */
+    /* Where the voxels of a moved copy come from: for index i of array axis c the three terms that it adds to
+     * the position. Entry (first[c] + i) has 3 doubles; on the device 6 floats: floors, then fractions. */
     size_t first[3], entries;
     double *position;
     rsm_buffer *position_device;
@@ -141,7 +141,8 @@ static double sample(const double *x, const size_t shape[3], const double positi
 static resmap_status sample_slab(motion_work *w, rsm_buffer *volume, size_t first_row)
 {
     const rsm_hybrid *h = w->hybrid;
-    const size_t of_column = w->first[h->column_axis], of_row = w->first[h->row_axis], of_line = w->first[h->phase_axis];
+    const size_t of_column = w->first[h->column_axis], of_row = w->first[h->row_axis],
+                 of_line = w->first[h->phase_axis];
     double *slab = rsm_buffer_host(w->slab);
     if (slab) {
         const double *x = rsm_buffer_host(volume);
@@ -151,8 +152,10 @@ static resmap_status sample_slab(motion_work *w, rsm_buffer *volume, size_t firs
                     slab[0] = slab[1] = 0.0;
                     if (first_row + b >= h->rows) continue;
                     const double *ta = w->position + 3 * (of_column + a);
-                    const double *tb = w->position + 3 * (of_row + first_row + b), *tp = w->position + 3 * (of_line + p);
-                    const double position[3] = {ta[0] + tb[0] + tp[0], ta[1] + tb[1] + tp[1], ta[2] + tb[2] + tp[2]};
+                    const double *tb = w->position + 3 * (of_row + first_row + b),
+                                 *tp = w->position + 3 * (of_line + p);
+                    const double position[3] = {ta[0] + tb[0] + tp[0], ta[1] + tb[1] + tp[1],
+                                                ta[2] + tb[2] + tp[2]};
                     slab[0] = sample(x, w->shape, position);
                 }
         return RESMAP_OK;
@@ -160,10 +163,10 @@ static resmap_status sample_slab(motion_work *w, rsm_buffer *volume, size_t firs
     const size_t global[3] = {h->lines, h->columns, w->slab_rows};
     rsm_kernel *kernel;
     RSM_TRY(rsm_kernel_get(w->device, "synth_motion", "synth_sample", "", &kernel));
-    return RSM_RUN(w->device, kernel, 3, global, NULL, RSM_BUFFER(volume), RSM_BUFFER(w->slab), RSM_BUFFER(w->position_device),
-                   RSM_INT(of_column), RSM_INT(of_row), RSM_INT(of_line), RSM_INT(w->shape[0]), RSM_INT(w->shape[1]),
-                   RSM_INT(w->shape[2]), RSM_INT(h->lines), RSM_INT(h->columns), RSM_INT(h->rows), RSM_INT(w->slab_rows),
-                   RSM_INT(first_row));
+    return RSM_RUN(w->device, kernel, 3, global, NULL, RSM_BUFFER(volume), RSM_BUFFER(w->slab),
+                   RSM_BUFFER(w->position_device), RSM_INT(of_column), RSM_INT(of_row), RSM_INT(of_line),
+                   RSM_INT(w->shape[0]), RSM_INT(w->shape[1]), RSM_INT(w->shape[2]), RSM_INT(h->lines),
+                   RSM_INT(h->columns), RSM_INT(h->rows), RSM_INT(w->slab_rows), RSM_INT(first_row));
 }
 
 /* ---- Between slabs and hybrid space ---- */
@@ -188,8 +191,9 @@ static resmap_status keep_lines(motion_work *w, size_t first_row, int copy)
     const size_t global[3] = {h->columns, rows, h->lines};
     rsm_kernel *kernel;
     RSM_TRY(rsm_kernel_get(w->device, "synth_motion", "synth_keep", "", &kernel));
-    return RSM_RUN(w->device, kernel, 3, global, NULL, RSM_BUFFER(w->slab), RSM_BUFFER(h->values), RSM_BUFFER(w->owner),
-                   RSM_INT(copy), RSM_INT(h->lines), RSM_INT(h->columns), RSM_INT(h->rows), RSM_INT(rows), RSM_INT(first_row));
+    return RSM_RUN(w->device, kernel, 3, global, NULL, RSM_BUFFER(w->slab), RSM_BUFFER(h->values),
+                   RSM_BUFFER(w->owner), RSM_INT(copy), RSM_INT(h->lines), RSM_INT(h->columns),
+                   RSM_INT(h->rows), RSM_INT(rows), RSM_INT(first_row));
 }
 
 /* The other way, all lines; rows that do not exist become 0. */
@@ -211,8 +215,9 @@ static resmap_status gather_lines(motion_work *w, size_t first_row)
     const size_t global[3] = {h->lines, h->columns, w->slab_rows};
     rsm_kernel *kernel;
     RSM_TRY(rsm_kernel_get(w->device, "synth_motion", "synth_gather", "", &kernel));
-    return RSM_RUN(w->device, kernel, 3, global, NULL, RSM_BUFFER(h->values), RSM_BUFFER(w->slab), RSM_INT(h->lines),
-                   RSM_INT(h->columns), RSM_INT(h->rows), RSM_INT(w->slab_rows), RSM_INT(first_row));
+    return RSM_RUN(w->device, kernel, 3, global, NULL, RSM_BUFFER(h->values), RSM_BUFFER(w->slab),
+                   RSM_INT(h->lines), RSM_INT(h->columns), RSM_INT(h->rows), RSM_INT(w->slab_rows),
+                   RSM_INT(first_row));
 }
 
 static resmap_status transform_slab(motion_work *w, rsm_direction direction)
@@ -223,8 +228,8 @@ static resmap_status transform_slab(motion_work *w, rsm_direction direction)
 
 /* ---- Translations ---- */
 
-/* The ramps exp(-2 pi i f t) of one axis, f = frequency of the DFT / edge in cycles a mm, the Nyquist term of an even
- * length included at -1/2. */
+/* The ramps exp(-2 pi i f t) of one axis, f = frequency of the DFT / edge in cycles a mm, the Nyquist term of
+ * an even length included at -1/2. */
 static void set_ramp(double *ramp, size_t n, double edge, double translation)
 {
     for (size_t k = 0; k < n; k++) {
@@ -276,8 +281,8 @@ static resmap_status apply_ramps(motion_work *w, size_t p)
     const size_t global[2] = {h->columns, h->rows};
     rsm_kernel *kernel;
     RSM_TRY(rsm_kernel_get(w->device, "synth_motion", "synth_ramp", "", &kernel));
-    return RSM_RUN(w->device, kernel, 2, global, NULL, RSM_BUFFER(h->values), RSM_BUFFER(w->ramp_device), RSM_INT(h->columns),
-                   RSM_INT(h->rows), RSM_INT(p));
+    return RSM_RUN(w->device, kernel, 2, global, NULL, RSM_BUFFER(h->values), RSM_BUFFER(w->ramp_device),
+                   RSM_INT(h->columns), RSM_INT(h->rows), RSM_INT(p));
 }
 
 static resmap_status translate_line(motion_work *w, size_t p)
@@ -321,8 +326,8 @@ static resmap_status step_progress(motion_work *w)
     return rsm_progress(rsm_device_env(w->device), "synth", w->done++, w->total);
 }
 
-static resmap_status assemble_copy(motion_work *w, int copy, const double translation[3], const double degrees[3],
-                                   const double voxel_mm[3], rsm_buffer *volume)
+static resmap_status assemble_copy(motion_work *w, int copy, const double translation[3],
+                                   const double degrees[3], const double voxel_mm[3], rsm_buffer *volume)
 {
     const rsm_hybrid *h = w->hybrid;
     RSM_TRY(set_positions(w, degrees, voxel_mm));
@@ -379,7 +384,8 @@ resmap_status rsm_motion_assemble(rsm_device *device, const rsm_motion *motion, 
         int owns = 0;
         for (size_t i = 0; i < h.lines; i++) owns |= w.owner_host[i] == r + 1;
         if (owns)
-            RSM_CHECK(assemble_copy(&w, r + 1, motion->runs[r].translation_mm, motion->runs[r].rotation_deg, voxel_mm, volume));
+            RSM_CHECK(assemble_copy(&w, r + 1, motion->runs[r].translation_mm, motion->runs[r].rotation_deg,
+                                    voxel_mm, volume));
     }
     *hybrid = h;
     h.values = NULL;
@@ -395,7 +401,8 @@ static resmap_status put_magnitude(motion_work *w, size_t first_row, rsm_buffer 
     const rsm_hybrid *h = w->hybrid;
     const size_t rows = h->rows - first_row < w->slab_rows ? h->rows - first_row : w->slab_rows;
     const size_t strides[3] = {1, w->shape[0], w->shape[0] * w->shape[1]};
-    const size_t by_column = strides[h->column_axis], by_row = strides[h->row_axis], by_line = strides[h->phase_axis];
+    const size_t by_column = strides[h->column_axis], by_row = strides[h->row_axis],
+                 by_line = strides[h->phase_axis];
     double *y = rsm_buffer_host(volume);
     if (y) {
         const double *slab = rsm_buffer_host(w->slab);
@@ -408,12 +415,13 @@ static resmap_status put_magnitude(motion_work *w, size_t first_row, rsm_buffer 
     const size_t global[3] = {h->lines, h->columns, rows};
     rsm_kernel *kernel;
     RSM_TRY(rsm_kernel_get(w->device, "synth_motion", "synth_magnitude", "", &kernel));
-    return RSM_RUN(w->device, kernel, 3, global, NULL, RSM_BUFFER(w->slab), RSM_BUFFER(volume), RSM_INT(h->lines),
-                   RSM_INT(h->columns), RSM_INT(rows), RSM_INT(first_row), RSM_INT(by_column), RSM_INT(by_row),
-                   RSM_INT(by_line));
+    return RSM_RUN(w->device, kernel, 3, global, NULL, RSM_BUFFER(w->slab), RSM_BUFFER(volume),
+                   RSM_INT(h->lines), RSM_INT(h->columns), RSM_INT(rows), RSM_INT(first_row),
+                   RSM_INT(by_column), RSM_INT(by_row), RSM_INT(by_line));
 }
 
-resmap_status rsm_motion_image(rsm_device *device, const size_t shape[3], const rsm_hybrid *hybrid, rsm_buffer *volume)
+resmap_status rsm_motion_image(rsm_device *device, const size_t shape[3], const rsm_hybrid *hybrid,
+                               rsm_buffer *volume)
 {
     rsm_hybrid h = *hybrid;
     motion_work w = {.device = device, .shape = shape, .hybrid = &h};

@@ -6,7 +6,7 @@
 
 enum { STREAM_VOXELS = 0 };
 
-/* Position j of a line of n voxels that is reflected with the edge voxel repeated: d c b a | a b c d | d c b a. */
+/* Position j of a line of n voxels, reflected with the edge voxel repeated: d c b a | a b c d | d c b a. */
 static size_t reflect(ptrdiff_t j, size_t n)
 {
     const ptrdiff_t period = 2 * (ptrdiff_t)n;
@@ -26,7 +26,8 @@ static void add_noise(const rsm_noise *noise, size_t count, size_t frame, double
 }
 
 /* weights[0 … 2 radius]: the window. */
-static void blur_axis(const double *in, double *out, const size_t shape[3], int axis, const double *weights, int radius)
+static void blur_axis(const double *in, double *out, const size_t shape[3], int axis, const double *weights,
+                      int radius)
 {
     const size_t n = shape[axis];
     size_t stride = 1;
@@ -57,9 +58,9 @@ resmap_status rsm_noise_apply(rsm_device *device, const rsm_noise *noise, const 
     if (y) add_noise(noise, count, frame, y);
     else {
         RSM_TRY(rsm_kernel_get(device, "synth_noise", "synth_noise", "", &kernel));
-        RSM_TRY(RSM_RUN(device, kernel, 1, &count, NULL, RSM_BUFFER(volume), RSM_INT(count), RSM_FLOAT(noise->sigma),
-                        RSM_INT(noise->rician), RSM_INT((uint32_t)noise->seed), RSM_INT(noise->seed >> 32),
-                        RSM_INT((uint32_t)frame)));
+        RSM_TRY(RSM_RUN(device, kernel, 1, &count, NULL, RSM_BUFFER(volume), RSM_INT(count),
+                        RSM_FLOAT(noise->sigma), RSM_INT(noise->rician), RSM_INT((uint32_t)noise->seed),
+                        RSM_INT(noise->seed >> 32), RSM_INT((uint32_t)frame)));
     }
     if (radius == 0) return RESMAP_OK;
 
@@ -92,8 +93,10 @@ resmap_status rsm_noise_apply(rsm_device *device, const rsm_noise *noise, const 
         size_t stride = 1;
         for (int a = 0; a < axis; a++) stride *= shape[a];
         if (y) blur_axis(rsm_buffer_host(from), rsm_buffer_host(to), shape, axis, weights, radius);
-        else RSM_CHECK(RSM_RUN(device, kernel, 1, &count, NULL, RSM_BUFFER(from), RSM_BUFFER(to), RSM_BUFFER(device_weights),
-                               RSM_INT(radius), RSM_INT(shape[axis]), RSM_INT(stride), RSM_INT(count)));
+        else
+            RSM_CHECK(RSM_RUN(device, kernel, 1, &count, NULL, RSM_BUFFER(from), RSM_BUFFER(to),
+                              RSM_BUFFER(device_weights), RSM_INT(radius), RSM_INT(shape[axis]),
+                              RSM_INT(stride), RSM_INT(count)));
         rsm_buffer *swap = from;
         from = to;
         to = swap;

@@ -1,9 +1,9 @@
 /* Drawing the artifacts' parameters, and their record as JSON.
  *
- * Random numbers come from Philox4x32-10 with the key (seed low 32 bits, seed high) and the counter (index low, index high,
- * stream, frame). Parameters take the indexes 0, 1, 2, … of their artifact's stream in the order in which they are drawn
- * below; the noise of a voxel takes its number in storage order in stream 0. The training code draws the same numbers
- * (weights/train/artifacts.py). */
+ * Random numbers come from Philox4x32-10 with the key (seed low 32 bits, seed high) and the counter (index
+ * low, index high, stream, frame). Parameters take the indexes 0, 1, 2, … of their artifact's stream in the
+ * order in which they are drawn below; the noise of a voxel takes its number in storage order in stream 0.
+ * The training code draws the same numbers (weights/train/artifacts.py). */
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,8 +17,9 @@ enum { STREAM_NOISE = 1, STREAM_BIAS = 2, STREAM_MOTION = 3 };
 
 static const double PI = 3.14159265358979323846;
 
-/* Limits of what is accepted: far beyond use, near enough to keep every number finite and the work bounded. */
-static const double MAX_SIGMA = 1000.0, MAX_BLUR = 100.0, MAX_COEFFICIENT = 10.0, MAX_MM = 1000.0, MAX_DEG = 180.0;
+/* Limits of what is accepted: far beyond use, near enough to keep all numbers finite and the work bounded. */
+static const double MAX_SIGMA = 1000.0, MAX_BLUR = 100.0, MAX_COEFFICIENT = 10.0, MAX_MM = 1000.0,
+                    MAX_DEG = 180.0;
 static const double MAX_MOVE = 1e4;      /* mm or degrees of one drawn move: above 6.7 standard deviations */
 
 /* ---- Random numbers ---- */
@@ -115,11 +116,13 @@ static resmap_status settings_fill(rsm_env *env, const resmap_synth_options *o, 
                 s->rician = o->rician != 0;
                 return RESMAP_OK;
             }
-        return rsm_fail(env, RESMAP_BAD_ARGUMENT, "preset %s: not one of paper, mild, moderate, severe", o->preset);
+        return rsm_fail(env, RESMAP_BAD_ARGUMENT, "preset %s: not one of paper, mild, moderate, severe",
+                        o->preset);
     }
     if (o->artifacts & RESMAP_NOISE) {
         if (!within(o->noise_sigma, 0.0, MAX_SIGMA))
-            return rsm_fail(env, RESMAP_BAD_ARGUMENT, "noise: the standard deviation must lie in 0…%g", MAX_SIGMA);
+            return rsm_fail(env, RESMAP_BAD_ARGUMENT, "noise: the standard deviation must lie in 0…%g",
+                            MAX_SIGMA);
         if (!within(o->noise_blur, 0.0, MAX_BLUR))
             return rsm_fail(env, RESMAP_BAD_ARGUMENT, "noise: the blur must lie in 0…%g voxels", MAX_BLUR);
         s->sigma = (range){o->noise_sigma, o->noise_sigma};
@@ -131,7 +134,8 @@ static resmap_status settings_fill(rsm_env *env, const resmap_synth_options *o, 
             return rsm_fail(env, RESMAP_BAD_ARGUMENT, "bias: the order must lie in 1…%d", RSM_MAX_BIAS_ORDER);
         for (size_t i = 0; o->bias_coefficients && i < rsm_bias_terms(o->bias_order); i++)
             if (!within(o->bias_coefficients[i], -MAX_COEFFICIENT, MAX_COEFFICIENT))
-                return rsm_fail(env, RESMAP_BAD_ARGUMENT, "bias: the coefficients must lie in ±%g", MAX_COEFFICIENT);
+                return rsm_fail(env, RESMAP_BAD_ARGUMENT, "bias: the coefficients must lie in ±%g",
+                                MAX_COEFFICIENT);
         if (!o->bias_coefficients && !within(o->bias_bound, 0.0, MAX_COEFFICIENT))
             return rsm_fail(env, RESMAP_BAD_ARGUMENT, "bias: the bound of the coefficients must lie in 0…%g",
                             MAX_COEFFICIENT);
@@ -142,14 +146,17 @@ static resmap_status settings_fill(rsm_env *env, const resmap_synth_options *o, 
     }
     if (o->artifacts & RESMAP_MOTION) {
         if (!within(o->motion_mm, 0.0, MAX_MM))
-            return rsm_fail(env, RESMAP_BAD_ARGUMENT, "motion: the translations' standard deviation must lie in 0…%g mm",
-                            MAX_MM);
+            return rsm_fail(env, RESMAP_BAD_ARGUMENT,
+                            "motion: the translations' standard deviation must lie in 0…%g mm", MAX_MM);
         if (!within(o->motion_deg, 0.0, MAX_DEG))
-            return rsm_fail(env, RESMAP_BAD_ARGUMENT, "motion: the rotations' standard deviation must lie in 0…%g degrees",
-                            MAX_DEG);
+            return rsm_fail(env, RESMAP_BAD_ARGUMENT,
+                            "motion: the rotations' standard deviation must lie in 0…%g degrees", MAX_DEG);
         if (o->motion_percent < 0.0) s->percent = (range){15.0, 20.0};
-        else if (within(o->motion_percent, 0.0, 100.0)) s->percent = (range){o->motion_percent, o->motion_percent};
-        else return rsm_fail(env, RESMAP_BAD_ARGUMENT, "motion: the share of moved lines must lie in 0…100 percent");
+        else if (within(o->motion_percent, 0.0, 100.0))
+            s->percent = (range){o->motion_percent, o->motion_percent};
+        else
+            return rsm_fail(env, RESMAP_BAD_ARGUMENT,
+                            "motion: the share of moved lines must lie in 0…100 percent");
         s->motion_mm = o->motion_mm;
         s->motion_deg = o->motion_deg;
     }
@@ -214,11 +221,13 @@ static int axes_longer_than_one(const size_t shape[3], int axes[3])
     return count;
 }
 
-static resmap_status draw_motion(rsm_env *env, draws d, const settings *s, const size_t shape[3], rsm_motion *motion)
+static resmap_status draw_motion(rsm_env *env, draws d, const settings *s, const size_t shape[3],
+                                 rsm_motion *motion)
 {
     int axes[3], count = axes_longer_than_one(shape, axes);
     d.stream = STREAM_MOTION;
-    if (count < 2) return rsm_fail(env, RESMAP_BAD_FILE, "motion: the image has fewer than two axes longer than 1");
+    if (count < 2)
+        return rsm_fail(env, RESMAP_BAD_FILE, "motion: the image has fewer than two axes longer than 1");
     const int frequency = axes[draw_integer(&d, 0, count - 1)];
     const int a = frequency == 0 ? 1 : 0, b = frequency == 2 ? 1 : 2, phase = shape[b] > shape[a] ? b : a;
     const size_t n = shape[phase];
@@ -253,14 +262,15 @@ static resmap_status draw_motion(rsm_env *env, draws d, const settings *s, const
     return RESMAP_OK;
 }
 
-resmap_status rsm_record_draw(rsm_env *env, const resmap_synth_options *options, const size_t shape[4], int slice_axis,
-                              rsm_record *record)
+resmap_status rsm_record_draw(rsm_env *env, const resmap_synth_options *options, const size_t shape[4],
+                              int slice_axis, rsm_record *record)
 {
     settings s = {0};
     RSM_TRY(settings_fill(env, options, &s));
     size_t most = rsm_bytes(shape[3], 3);
     rsm_record drawn = {.seed = options->seed};
-    drawn.artifacts = rsm_bytes(most, sizeof *drawn.artifacts) != 0 ? calloc(most, sizeof *drawn.artifacts) : NULL;
+    drawn.artifacts =
+        rsm_bytes(most, sizeof *drawn.artifacts) != 0 ? calloc(most, sizeof *drawn.artifacts) : NULL;
     if (!drawn.artifacts) return rsm_no_memory(env, rsm_bytes(most, sizeof *drawn.artifacts));
     if (options->preset) strncpy(drawn.preset, options->preset, sizeof drawn.preset - 1);
     for (size_t frame = 0; frame < shape[3]; frame++) {
@@ -306,13 +316,14 @@ int rsm_artifact_idle(const rsm_artifact *artifact)
         return n->sigma == 0.0 && n->blur == 0.0 && !n->rician;
     }
     if (artifact->kind == RSM_ARTIFACT_BIAS) {
-        for (size_t i = 1; i < rsm_bias_terms(artifact->of.bias.order); i++)     /* the constant term cancels */
+        for (size_t i = 1; i < rsm_bias_terms(artifact->of.bias.order); i++) /* the constant term cancels */
             if (artifact->of.bias.coefficients[i] != 0.0) return 0;
         return 1;
     }
     for (int i = 0; i < artifact->of.motion.run_count; i++)
         for (int c = 0; c < 3; c++)
-            if (artifact->of.motion.runs[i].translation_mm[c] != 0.0 || artifact->of.motion.runs[i].rotation_deg[c] != 0.0)
+            if (artifact->of.motion.runs[i].translation_mm[c] != 0.0
+                || artifact->of.motion.runs[i].rotation_deg[c] != 0.0)
                 return 0;
     return 1;
 }
@@ -406,8 +417,8 @@ static resmap_status refuse(const reader *r, const char *key, const char *why)
     return rsm_fail(r->env, RESMAP_BAD_FILE, "%s: artifacts[%zu].%s: %s", r->what, r->artifact, key, why);
 }
 
-static resmap_status read_number(const reader *r, const json_t *object, const char *key, double low, double high,
-                                 double *value)
+static resmap_status read_number(const reader *r, const json_t *object, const char *key, double low,
+                                 double high, double *value)
 {
     const json_t *v = json_object_get(object, key);
     if (!json_is_number(v)) return refuse(r, key, "not a number");
@@ -416,8 +427,8 @@ static resmap_status read_number(const reader *r, const json_t *object, const ch
     return RESMAP_OK;
 }
 
-static resmap_status read_integer(const reader *r, const json_t *object, const char *key, json_int_t low, json_int_t high,
-                                  json_int_t *value)
+static resmap_status read_integer(const reader *r, const json_t *object, const char *key, json_int_t low,
+                                  json_int_t high, json_int_t *value)
 {
     const json_t *v = json_object_get(object, key);
     if (!json_is_integer(v)) return refuse(r, key, "not an integer");
@@ -426,11 +437,12 @@ static resmap_status read_integer(const reader *r, const json_t *object, const c
     return RESMAP_OK;
 }
 
-static resmap_status read_numbers(const reader *r, const json_t *object, const char *key, double limit, size_t count,
-                                  double *values)
+static resmap_status read_numbers(const reader *r, const json_t *object, const char *key, double limit,
+                                  size_t count, double *values)
 {
     const json_t *array = json_object_get(object, key);
-    if (!json_is_array(array) || json_array_size(array) != count) return refuse(r, key, "not a list of the right length");
+    if (!json_is_array(array) || json_array_size(array) != count)
+        return refuse(r, key, "not a list of the right length");
     for (size_t i = 0; i < count; i++) {
         const json_t *v = json_array_get(array, i);
         if (!json_is_number(v)) return refuse(r, key, "not numbers");
@@ -465,10 +477,12 @@ static resmap_status read_bias(const reader *r, const json_t *object, rsm_bias *
         RSM_TRY(read_number(r, object, "low", -MAX_COEFFICIENT, MAX_COEFFICIENT, &bias->low));
         RSM_TRY(read_number(r, object, "bound", -MAX_COEFFICIENT, MAX_COEFFICIENT, &bias->bound));
     }
-    return read_numbers(r, object, "coefficients", MAX_COEFFICIENT, rsm_bias_terms(bias->order), bias->coefficients);
+    return read_numbers(r, object, "coefficients", MAX_COEFFICIENT, rsm_bias_terms(bias->order),
+                        bias->coefficients);
 }
 
-static resmap_status read_motion(const reader *r, const json_t *object, const size_t shape[3], rsm_motion *motion)
+static resmap_status read_motion(const reader *r, const json_t *object, const size_t shape[3],
+                                 rsm_motion *motion)
 {
     json_int_t frequency, phase;
     RSM_TRY(read_number(r, object, "sigma_mm", 0.0, MAX_MM, &motion->sigma_mm));
@@ -482,7 +496,8 @@ static resmap_status read_motion(const reader *r, const json_t *object, const si
     motion->phase_axis = (int)phase;
 
     const json_t *runs = json_object_get(object, "runs");
-    if (!json_is_array(runs) || json_array_size(runs) > RSM_MAX_RUNS) return refuse(r, "runs", "not a list of up to 7");
+    if (!json_is_array(runs) || json_array_size(runs) > RSM_MAX_RUNS)
+        return refuse(r, "runs", "not a list of up to 7");
     const json_int_t n = (json_int_t)shape[phase];
     json_int_t end = 0;
     motion->run_count = (int)json_array_size(runs);
@@ -500,7 +515,8 @@ static resmap_status read_motion(const reader *r, const json_t *object, const si
         end = start + count;
         for (int flat = 0; flat < 3; flat++) {
             if (shape[flat] > 1) continue;
-            if (run->translation_mm[flat] != 0.0) return refuse(r, "runs", "a 2-D image moves in its plane only");
+            if (run->translation_mm[flat] != 0.0)
+                return refuse(r, "runs", "a 2-D image moves in its plane only");
             for (int c = 0; c < 3; c++)
                 if (c != flat && run->rotation_deg[c] != 0.0)
                     return refuse(r, "runs", "a 2-D image moves in its plane only");
@@ -509,7 +525,8 @@ static resmap_status read_motion(const reader *r, const json_t *object, const si
     return RESMAP_OK;
 }
 
-static resmap_status read_artifact(const reader *r, const json_t *object, const size_t shape[4], rsm_artifact *artifact)
+static resmap_status read_artifact(const reader *r, const json_t *object, const size_t shape[4],
+                                   rsm_artifact *artifact)
 {
     const char *kind = json_string_value(json_object_get(object, "kind"));
     int known = -1;
@@ -539,8 +556,10 @@ static resmap_status check_order(const reader *r, const rsm_record *record, size
         const size_t from = a->every_frame ? 0 : a->frame, to = a->every_frame ? frames : a->frame + 1;
         for (size_t f = from; f < to; f++) {
             if ((int)a->kind <= last[f]) {
-                status = rsm_fail(r->env, RESMAP_BAD_FILE, "%s: artifacts[%zu]: in a frame the order is motion, bias, noise, "
-                                  "each once", r->what, i);
+                status = rsm_fail(r->env, RESMAP_BAD_FILE,
+                                  "%s: artifacts[%zu]: in a frame the order is motion, bias, noise, "
+                                  "each once",
+                                  r->what, i);
                 break;
             }
             last[f] = (int)a->kind;
@@ -550,8 +569,8 @@ static resmap_status check_order(const reader *r, const rsm_record *record, size
     return status;
 }
 
-resmap_status rsm_record_read(rsm_env *env, const char *what, const char *text, size_t size, const size_t shape[4],
-                              rsm_record *record)
+resmap_status rsm_record_read(rsm_env *env, const char *what, const char *text, size_t size,
+                              const size_t shape[4], rsm_record *record)
 {
     reader r = {env, what, 0};
     rsm_record read = {0};
@@ -572,20 +591,23 @@ resmap_status rsm_record_read(rsm_env *env, const char *what, const char *text, 
         goto done;
     }
     /* Three kinds a frame at most, so the number is bounded by the image. */
-    if (!json_is_array(artifacts) || json_array_size(artifacts) == 0 || json_array_size(artifacts) / 3 > shape[3]) {
+    if (!json_is_array(artifacts) || json_array_size(artifacts) == 0
+        || json_array_size(artifacts) / 3 > shape[3]) {
         status = rsm_fail(env, RESMAP_BAD_FILE, "%s: artifacts: not a list of 1 to %zu", what, 3 * shape[3]);
         goto done;
     }
     read.seed = (uint64_t)json_integer_value(seed);
     if (json_is_string(preset)) strcpy(read.preset, json_string_value(preset));
     read.count = json_array_size(artifacts);
-    read.artifacts = rsm_bytes(read.count, sizeof *read.artifacts) ? calloc(read.count, sizeof *read.artifacts) : NULL;
+    read.artifacts =
+        rsm_bytes(read.count, sizeof *read.artifacts) ? calloc(read.count, sizeof *read.artifacts) : NULL;
     if (!read.artifacts) {
         status = rsm_no_memory(env, rsm_bytes(read.count, sizeof *read.artifacts));
         goto done;
     }
     for (r.artifact = 0; r.artifact < read.count; r.artifact++)
-        RSM_CHECK(read_artifact(&r, json_array_get(artifacts, r.artifact), shape, &read.artifacts[r.artifact]));
+        RSM_CHECK(
+            read_artifact(&r, json_array_get(artifacts, r.artifact), shape, &read.artifacts[r.artifact]));
     RSM_CHECK(check_order(&r, &read, shape[3]));
     *record = read;
     read = (rsm_record){0};

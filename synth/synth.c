@@ -17,7 +17,8 @@ enum { CHUNK = 1 << 16 };
 
 /* ---- Volumes to and from the device ---- */
 
-static resmap_status upload(rsm_device *device, const float *frame, size_t count, const rsm_scale *scale, rsm_buffer *volume)
+static resmap_status upload(rsm_device *device, const float *frame, size_t count, const rsm_scale *scale,
+                            rsm_buffer *volume)
 {
     const double range = scale->hi - scale->lo;
     double *host = rsm_buffer_host(volume);
@@ -37,7 +38,8 @@ static resmap_status upload(rsm_device *device, const float *frame, size_t count
     return status;
 }
 
-static resmap_status download(rsm_device *device, rsm_buffer *volume, size_t count, const rsm_scale *scale, float *frame)
+static resmap_status download(rsm_device *device, rsm_buffer *volume, size_t count, const rsm_scale *scale,
+                              float *frame)
 {
     const double range = scale->hi - scale->lo;
     const double *host = rsm_buffer_host(volume);
@@ -65,8 +67,8 @@ static const rsm_artifact *find(const rsm_record *record, rsm_artifact_kind kind
     return NULL;
 }
 
-static resmap_status corrupt(rsm_device *device, const rsm_record *record, const resmap_image *clean, size_t frame,
-                             const rsm_scale *scale, float *out)
+static resmap_status corrupt(rsm_device *device, const rsm_record *record, const resmap_image *clean,
+                             size_t frame, const rsm_scale *scale, float *out)
 {
     const size_t *shape = clean->shape, count = shape[0] * shape[1] * shape[2];
     const float *in = clean->data + frame * count;
@@ -84,8 +86,8 @@ static resmap_status corrupt(rsm_device *device, const rsm_record *record, const
     RSM_CHECK(upload(device, in, count, scale, volume));
     /* The field's mean is over the clean foreground, so it is taken while that is there. */
     if (bias)
-        RSM_CHECK(rsm_bias_measure(device, &bias->of.bias, shape, volume, (scale->mean - scale->lo) / (scale->hi - scale->lo),
-                                   &log_mean));
+        RSM_CHECK(rsm_bias_measure(device, &bias->of.bias, shape, volume,
+                                   (scale->mean - scale->lo) / (scale->hi - scale->lo), &log_mean));
     if (motion) RSM_CHECK(rsm_motion_apply(device, &motion->of.motion, shape, clean->voxel_mm, volume));
     if (bias) RSM_CHECK(rsm_bias_apply(device, &bias->of.bias, shape, log_mean, volume));
     if (noise) RSM_CHECK(rsm_noise_apply(device, &noise->of.noise, shape, frame, volume));
@@ -97,8 +99,8 @@ done:
 
 /* ---- The whole ---- */
 
-static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_record *record, const resmap_image *clean,
-                                    resmap_image *corrupted)
+static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_record *record,
+                                    const resmap_image *clean, resmap_image *corrupted)
 {
     const char *name = clean->path ? clean->path : "image";
     const size_t count = clean->shape[0] * clean->shape[1] * clean->shape[2], frames = clean->shape[3];
@@ -122,9 +124,9 @@ static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_
     return RESMAP_OK;
 }
 
-resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *clean, const resmap_synth_options *options,
-                        const char *from, size_t from_size, const char *from_name, resmap_image **corrupted,
-                        char **record_text)
+resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *clean,
+                        const resmap_synth_options *options, const char *from, size_t from_size,
+                        const char *from_name, resmap_image **corrupted, char **record_text)
 {
     rsm_device *own = NULL;
     rsm_record record = {0};
@@ -171,8 +173,9 @@ static resmap_status read_text(rsm_env *env, const char *path, char **text, size
             room = room ? 2 * room : 1 << 14;
             char *more = room <= 2 * (size_t)MAX_RECORD ? realloc(bytes, room) : NULL;
             if (!more) {
-                status = used >= MAX_RECORD ? rsm_fail(env, RESMAP_BAD_FILE, "%s: too long for a record", path)
-                                            : rsm_no_memory(env, room);
+                status = used >= MAX_RECORD
+                             ? rsm_fail(env, RESMAP_BAD_FILE, "%s: too long for a record", path)
+                             : rsm_no_memory(env, room);
                 break;
             }
             bytes = more;
@@ -198,14 +201,15 @@ static char *caption_of(const resmap_synth_files *files, const resmap_synth_opti
     if (files->from) return rsm_format("artifacts of %s", files->from);
     const unsigned a = options->artifacts;
     return rsm_format("%s%s%s%s%s (%s%s, seed %llu)", a & RESMAP_MOTION ? "motion" : "",
-                      a & RESMAP_MOTION && a & (RESMAP_BIAS | RESMAP_NOISE) ? ", " : "", a & RESMAP_BIAS ? "bias" : "",
-                      a & RESMAP_BIAS && a & RESMAP_NOISE ? ", " : "", a & RESMAP_NOISE ? "noise" : "",
-                      options->preset ? "preset " : "own strength", options->preset ? options->preset : "",
-                      (unsigned long long)options->seed);
+                      a & RESMAP_MOTION && a & (RESMAP_BIAS | RESMAP_NOISE) ? ", " : "",
+                      a & RESMAP_BIAS ? "bias" : "", a & RESMAP_BIAS && a & RESMAP_NOISE ? ", " : "",
+                      a & RESMAP_NOISE ? "noise" : "", options->preset ? "preset " : "own strength",
+                      options->preset ? options->preset : "", (unsigned long long)options->seed);
 }
 
 static resmap_status write_figure(rsm_env *env, FILE *stream, const resmap_synth_files *files,
-                                  const resmap_synth_options *options, const resmap_image *clean, const resmap_image *corrupted)
+                                  const resmap_synth_options *options, const resmap_image *clean,
+                                  const resmap_image *corrupted)
 {
     rsm_slicing slicing;
     RSM_TRY(rsm_slicing_choose(env, clean, RESMAP_PLANE_AUTO, &slicing));
@@ -259,8 +263,8 @@ void resmap_synth_options_init(resmap_synth_options *options)
     *options = (resmap_synth_options){.bias_order = 3, .motion_percent = -1.0};
 }
 
-resmap_status resmap_synth(resmap_context *context, const resmap_image *clean, const resmap_synth_options *options,
-                           resmap_image **corrupted, char **record)
+resmap_status resmap_synth(resmap_context *context, const resmap_image *clean,
+                           const resmap_synth_options *options, resmap_image **corrupted, char **record)
 {
     return rsm_synth(&context->env, context->device, clean, options, NULL, 0, NULL, corrupted, record);
 }
@@ -268,10 +272,12 @@ resmap_status resmap_synth(resmap_context *context, const resmap_image *clean, c
 resmap_status resmap_synth_repeat(resmap_context *context, const resmap_image *clean, const char *record,
                                   resmap_image **corrupted)
 {
-    return rsm_synth(&context->env, context->device, clean, NULL, record, strlen(record), "record", corrupted, NULL);
+    return rsm_synth(&context->env, context->device, clean, NULL, record, strlen(record), "record", corrupted,
+                     NULL);
 }
 
-resmap_status resmap_synth_file(resmap_context *context, const resmap_synth_files *files, const resmap_synth_options *options)
+resmap_status resmap_synth_file(resmap_context *context, const resmap_synth_files *files,
+                                const resmap_synth_options *options)
 {
     return rsm_synth_file(&context->env, context->device, files, options);
 }

@@ -1,4 +1,5 @@
-/* PSNR, SSIM and NRMSE against scikit-image (tests/vectors/make_metrics.py), and what is left out, masked or refused. */
+/* PSNR, SSIM and NRMSE against scikit-image (tests/vectors/make_metrics.py), and what is left out, masked or
+ * refused. */
 #include <check.h>
 #include <jansson.h>
 #include <math.h>
@@ -47,13 +48,15 @@ START_TEST(against_skimage)
     const tensor *expected = tensors_get(file, "%s.expected", name);
     resmap_image *reference = image_of_tensor(tensors_get(file, "%s.reference", name));
     resmap_image *test = image_of_tensor(tensors_get(file, "%s.test", name));
-    resmap_image *mask = tensors_has(file, "%s.mask", name) ? image_of_tensor(tensors_get(file, "%s.mask", name)) : NULL;
+    resmap_image *mask =
+        tensors_has(file, "%s.mask", name) ? image_of_tensor(tensors_get(file, "%s.mask", name)) : NULL;
     resmap_metrics *m;
     OK(resmap_evaluate(context, reference, test, mask, RESMAP_PLANE_AXIAL, &m));
-    const double got[6] = {m->psnr, m->psnr_slices, m->ssim, m->ssim_skimage, m->nrmse, (double)m->slices_left_out};
+    const double got[6] = {m->psnr,         m->psnr_slices, m->ssim,
+                           m->ssim_skimage, m->nrmse,       (double)m->slices_left_out};
     for (int i = 0; i < 6; i++)
-        ck_assert_msg(fabs(got[i] - expected->values[i]) < 1e-5, "%s, number %d: %.7f, not %.7f", name, i, got[i],
-                      expected->values[i]);
+        ck_assert_msg(fabs(got[i] - expected->values[i]) < 1e-5, "%s, number %d: %.7f, not %.7f", name, i,
+                      got[i], expected->values[i]);
     ck_assert_str_eq(m->plane, "axial");
     resmap_metrics_free(m);
     resmap_image_free(reference);
@@ -94,7 +97,8 @@ START_TEST(equal_images)
     ck_assert(json_is_real(json_object_get(root, "ssim")));
     ck_assert_uint_eq(json_array_size(json_object_get(root, "slices")), m->slice_count);
     ck_assert(json_is_null(json_object_get(json_array_get(json_object_get(root, "slices"), 0), "psnr")));
-    ck_assert_int_eq(json_integer_value(json_object_get(root, "slices_left_out")), (json_int_t)m->slices_left_out);
+    ck_assert_int_eq(json_integer_value(json_object_get(root, "slices_left_out")),
+                     (json_int_t)m->slices_left_out);
     ck_assert_uint_eq(m->slices_left_out + m->slice_count, N);
     json_decref(root);
     resmap_text_free(text);
@@ -112,7 +116,8 @@ START_TEST(masked_voxels)
         inside[i] = i % N >= 2 && i % N < 14;
         other[i] = inside[i] > 0 ? data[i] + 3.0f : NAN;
     }
-    resmap_image *a = image_of(data, N, N, N, 1), *b = image_of(other, N, N, N, 1), *mask = image_of(inside, N, N, N, 1);
+    resmap_image *a = image_of(data, N, N, N, 1), *b = image_of(other, N, N, N, 1),
+                 *mask = image_of(inside, N, N, N, 1);
     resmap_metrics *m = NULL;
     ck_assert_int_eq(resmap_evaluate(context, a, b, NULL, RESMAP_PLANE_AXIAL, &m), RESMAP_BAD_FILE);
     ck_assert_ptr_null(m);
@@ -194,13 +199,15 @@ START_TEST(refusals)
     float data[COUNT], flat[COUNT];
     ball(data);
     for (int i = 0; i < COUNT; i++) flat[i] = 3.0f;
-    resmap_image *a = image_of(data, N, N, N, 1), *constant = image_of(flat, N, N, N, 1), *other = image_of(data, N, N / 2, N, 1);
+    resmap_image *a = image_of(data, N, N, N, 1), *constant = image_of(flat, N, N, N, 1),
+                 *other = image_of(data, N, N / 2, N, 1);
     resmap_metrics *m = NULL;
     ck_assert_int_eq(resmap_evaluate(context, a, other, NULL, RESMAP_PLANE_AUTO, &m), RESMAP_BAD_FILE);
     ck_assert_int_eq(resmap_evaluate(context, a, a, other, RESMAP_PLANE_AUTO, &m), RESMAP_BAD_FILE);
     ck_assert_int_eq(resmap_evaluate(context, constant, a, NULL, RESMAP_PLANE_AUTO, &m), RESMAP_BAD_FILE);
-    ck_assert_int_eq(resmap_evaluate_file(context, "/nonexistent.nii", "/nonexistent.nii", NULL, RESMAP_PLANE_AUTO, &m),
-                     RESMAP_BAD_FILE);
+    ck_assert_int_eq(
+        resmap_evaluate_file(context, "/nonexistent.nii", "/nonexistent.nii", NULL, RESMAP_PLANE_AUTO, &m),
+        RESMAP_BAD_FILE);
     ck_assert_ptr_null(m);
     OK(resmap_evaluate(context, a, constant, NULL, RESMAP_PLANE_AUTO, &m));   /* a constant test is fine */
     ck_assert(isfinite(m->ssim));

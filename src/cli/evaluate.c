@@ -30,7 +30,8 @@ static int run(const cli_command *command, int argc, char **argv)
     cli_common common = {0};
     int json = 0;
     const cli_option table[] = {
-        CLI_TAKES(0, "mask", "FILE", "compare inside the mask only (> 0.5, same grid)", CLI_TEXT, &common.mask),
+        CLI_TAKES(0, "mask", "FILE", "compare inside the mask only (> 0.5, same grid)", CLI_TEXT,
+                  &common.mask),
         CLI_OPTION_PLANE(&common),
         CLI_TAKES(0, "json", NULL, "print JSON, with every slice", CLI_FLAG, &json),
         CLI_OPTION_PROGRESS(&common),
@@ -46,7 +47,8 @@ static int run(const cli_command *command, int argc, char **argv)
     if (status >= 0) return status;
     context = cli_start(&common);
     if (!context) return 1;
-    done = resmap_evaluate_file(context, operands[0], operands[1], common.mask, (resmap_plane)common.plane, &metrics);
+    done = resmap_evaluate_file(context, operands[0], operands[1], common.mask, (resmap_plane)common.plane,
+                                &metrics);
     if (done == RESMAP_OK && json) done = resmap_metrics_json(context, metrics, &text);
     cli_progress_clear();
     status = done == RESMAP_OK ? 0 : cli_failed(context, done);

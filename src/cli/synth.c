@@ -127,11 +127,14 @@ static int check(const char *command, request *r, int from)
         return 0;
     }
     if (!own && r->preset < 0)
-        return cli_usage(command, "no artifact asked for: give --noise, --bias, --motion, --preset or --from");
+        return cli_usage(command,
+                         "no artifact asked for: give --noise, --bias, --motion, --preset or --from");
     if (own && r->preset >= 0)
-        return cli_usage(command, "--preset sets the strengths: --noise, --bias and --motion do not go with it");
+        return cli_usage(command,
+                         "--preset sets the strengths: --noise, --bias and --motion do not go with it");
     if (r->bias && r->options.bias_coefficients)
-        return cli_usage(command, "--bias draws the coefficients, --bias-coef gives them: give one of the two");
+        return cli_usage(command,
+                         "--bias draws the coefficients, --bias-coef gives them: give one of the two");
     if (r->artifacts && r->preset < 0) return cli_usage(command, "--artifacts goes with --preset");
     if (r->preset >= 0) {
         r->options.preset = presets[r->preset];

@@ -56,9 +56,10 @@ static int smooth_plan_init(smooth_plan *plan, size_t n)
     return 1;
 }
 
-/* One step of Stockham's algorithm: transforms of length m * radix, `stride` of them interleaved, become transforms of length m,
- * stride * radix interleaved. */
-static void step(const smooth_plan *plan, int radix, size_t m, size_t stride, const complex_number *in, complex_number *out)
+/* One step of Stockham's algorithm: transforms of length m * radix, `stride` of them interleaved, become
+ * transforms of length m, stride * radix interleaved. */
+static void step(const smooth_plan *plan, int radix, size_t m, size_t stride, const complex_number *in,
+                 complex_number *out)
 {
     const complex_number *roots = plan->roots;
     for (size_t p = 0; p < m; p++) {
@@ -85,7 +86,8 @@ static void step(const smooth_plan *plan, int radix, size_t m, size_t stride, co
                 y[q + 2 * stride] = times((complex_number){mid.re - side.re, mid.im - side.im}, w2);
             }
         } else if (radix == 4) {
-            const complex_number w1 = roots[p * stride], w2 = roots[2 * p * stride], w3 = roots[3 * p * stride];
+            const complex_number w1 = roots[p * stride], w2 = roots[2 * p * stride],
+                                 w3 = roots[3 * p * stride];
             for (size_t q = 0; q < stride; q++) {
                 complex_number a = x[q], b = x[q + hop], c = x[q + 2 * hop], d = x[q + 3 * hop];
                 complex_number ac = {a.re + c.re, a.im + c.im}, bd = {b.re + d.re, b.im + d.im};
@@ -225,5 +227,6 @@ void rsm_fft_plan_run(const rsm_fft_plan *plan, double *interleaved, rsm_directi
     }
     for (size_t k = 0; k < n; k++) data[k].im = -data[k].im;
     forward(plan, data, (complex_number *)work);
-    for (size_t k = 0; k < n; k++) data[k] = (complex_number){data[k].re / (double)n, -data[k].im / (double)n};
+    for (size_t k = 0; k < n; k++)
+        data[k] = (complex_number){data[k].re / (double)n, -data[k].im / (double)n};
 }

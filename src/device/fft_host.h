@@ -1,5 +1,5 @@
-/* Fourier transforms of any length in float64 on the host: mixed radix for lengths that are products of 2, 3, 5, 7, 11
- * and 13, Bluestein's algorithm for the others. */
+/* Fourier transforms of any length in float64 on the host: mixed radix for lengths that are products of 2, 3,
+ * 5, 7, 11 and 13, Bluestein's algorithm for the others. */
 #ifndef RSM_FFT_HOST_H
 #define RSM_FFT_HOST_H
 

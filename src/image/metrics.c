@@ -35,8 +35,8 @@ static void window_skimage(ssim_window *window)
     for (int i = 0; i < 7; i++) window->weights[i] = 1.0 / 7.0;
 }
 
-/* Everything that one slice needs; all arrays have height * width elements, `rows` and `line` five times that and
- * five times the width. */
+/* Everything that one slice needs; all arrays have height * width elements, `rows` and `line` five times that
+ * and five times the width. */
 typedef struct slice_work {
     size_t height, width;
     float *raw;
@@ -73,7 +73,8 @@ static resmap_status slice_work_init(rsm_env *env, slice_work *w, size_t height,
     return rsm_no_memory(env, rsm_bytes(count, 5 * sizeof(double)));
 }
 
-/* Mean SSIM (K1 0.01, K2 0.03, range 1) over the pixels inside whose whole window lies in the slice; NaN when there is none. */
+/* Mean SSIM (K1 0.01, K2 0.03, range 1) over the pixels inside whose whole window lies in the slice; NaN when
+ * there is none. */
 static double ssim(slice_work *w, const ssim_window *window)
 {
     const double c1 = 0.01 * 0.01, c2 = 0.03 * 0.03;
@@ -134,7 +135,8 @@ static double psnr(double squares, double count)
     return squares > 0 ? -10.0 * log10(squares / count) : INFINITY;
 }
 
-/* A mean that leaves out NaN and infinities; `equal` counts the infinities: only they, and the mean is infinite. */
+/* A mean that leaves out NaN and infinities; `equal` counts the infinities: only they, and the mean is
+ * infinite. */
 typedef struct mean_of {
     double sum;
     size_t count, equal;
@@ -152,10 +154,11 @@ static double mean_value(const mean_of *m)
     return m->equal > 0 ? INFINITY : NAN;
 }
 
-/* Slice s of a frame, scaled; voxels that are not finite become 0. Gives 1 (2) when such a one of the reference (test) is
- * inside, else 0. content: whether the reference has foreground here. */
-static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t shape[4], const float *reference,
-                      const float *test, const float *mask, size_t s, const rsm_scale *scale, int *content)
+/* Slice s of a frame, scaled; voxels that are not finite become 0. Gives 1 (2) when such a one of the
+ * reference (test) is inside, else 0. content: whether the reference has foreground here. */
+static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t shape[4],
+                      const float *reference, const float *test, const float *mask, size_t s,
+                      const rsm_scale *scale, int *content)
 {
     const size_t count = w->height * w->width;
     const double range = scale->hi - scale->lo;
@@ -188,19 +191,20 @@ static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t sh
 resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const resmap_image *test,
                            const resmap_image *mask, resmap_plane plane, resmap_metrics **metrics)
 {
-    const char *const names[3] = {reference->path ? reference->path : "reference", test->path ? test->path : "test",
-                                  mask && mask->path ? mask->path : "mask"};
+    const char *const names[3] = {reference->path ? reference->path : "reference",
+                                  test->path ? test->path : "test", mask && mask->path ? mask->path : "mask"};
     const size_t *shape = reference->shape;
     for (int a = 0; a < 4; a++)
         if (shape[a] != test->shape[a])
-            return rsm_fail(env, RESMAP_BAD_FILE, "%s: %zu x %zu x %zu x %zu voxels, but %s has %zu x %zu x %zu x %zu",
-                            names[1], test->shape[0], test->shape[1], test->shape[2], test->shape[3], names[0], shape[0],
-                            shape[1], shape[2], shape[3]);
+            return rsm_fail(env, RESMAP_BAD_FILE,
+                            "%s: %zu x %zu x %zu x %zu voxels, but %s has %zu x %zu x %zu x %zu", names[1],
+                            test->shape[0], test->shape[1], test->shape[2], test->shape[3], names[0],
+                            shape[0], shape[1], shape[2], shape[3]);
     if (mask && (mask->shape[3] != 1 || !rsm_image_same_grid(reference, mask)))
         return rsm_fail(env, RESMAP_BAD_FILE, "%s: its grid is not that of %s", names[2], names[0]);
     if (!rsm_image_same_grid(reference, test))
-        rsm_log(env, RESMAP_LOG_WARNING, "%s: lies elsewhere in space than %s; compared voxel by voxel", names[1],
-                names[0]);
+        rsm_log(env, RESMAP_LOG_WARNING, "%s: lies elsewhere in space than %s; compared voxel by voxel",
+                names[1], names[0]);
 
     rsm_slicing slicing;
     RSM_TRY(rsm_slicing_choose(env, reference, plane, &slicing));
@@ -208,7 +212,9 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
     slice_work work = {0};
     resmap_metrics *m = calloc(1, sizeof *m);
     size_t most = rsm_bytes(slicing.slices, shape[3]);
-    if (m) m->slices = most != 0 && rsm_bytes(most, sizeof *m->slices) != 0 ? calloc(most, sizeof *m->slices) : NULL;
+    if (m)
+        m->slices =
+            most != 0 && rsm_bytes(most, sizeof *m->slices) != 0 ? calloc(most, sizeof *m->slices) : NULL;
     if (!m || !m->slices) {
         status = rsm_no_memory(env, rsm_bytes(most, sizeof(resmap_slice_metrics)));
         goto done;
@@ -300,14 +306,15 @@ done:
 
 /* ---- Public functions ---- */
 
-resmap_status resmap_evaluate(resmap_context *context, const resmap_image *reference, const resmap_image *test,
-                              const resmap_image *mask, resmap_plane plane, resmap_metrics **metrics)
+resmap_status resmap_evaluate(resmap_context *context, const resmap_image *reference,
+                              const resmap_image *test, const resmap_image *mask, resmap_plane plane,
+                              resmap_metrics **metrics)
 {
     return rsm_evaluate(&context->env, reference, test, mask, plane, metrics);
 }
 
-resmap_status resmap_evaluate_file(resmap_context *context, const char *reference, const char *test, const char *mask,
-                                   resmap_plane plane, resmap_metrics **metrics)
+resmap_status resmap_evaluate_file(resmap_context *context, const char *reference, const char *test,
+                                   const char *mask, resmap_plane plane, resmap_metrics **metrics)
 {
     const char *const names[3] = {reference, test, mask};
     resmap_image *images[3] = {NULL, NULL, NULL};
@@ -337,17 +344,19 @@ resmap_status resmap_metrics_json(resmap_context *context, const resmap_metrics 
     for (size_t i = 0; i < m->slice_count; i++) {
         const resmap_slice_metrics *s = &m->slices[i];
         json_t *slice = json_pack("{sI}", "index", (json_int_t)s->index);
-        if (frames && json_object_set_new(slice, "frame", json_integer((json_int_t)s->frame)) != 0) failed = 1;
+        if (frames && json_object_set_new(slice, "frame", json_integer((json_int_t)s->frame)) != 0)
+            failed = 1;
         if (json_object_set_new(slice, "psnr", rsm_json_number(s->psnr)) != 0
             || json_object_set_new(slice, "ssim", rsm_json_number(s->ssim)) != 0
             || json_array_append_new(slices, slice) != 0)
             failed = 1;
     }
-    json_t *root = failed ? NULL
-        : json_pack("{so so so so so ss so sI}", "psnr", rsm_json_number(m->psnr), "psnr_slices",
-                    rsm_json_number(m->psnr_slices), "ssim", rsm_json_number(m->ssim), "ssim_skimage",
-                    rsm_json_number(m->ssim_skimage), "nrmse", rsm_json_number(m->nrmse), "plane", m->plane, "slices", slices,
-                    "slices_left_out", (json_int_t)m->slices_left_out);
+    json_t *root =
+        failed ? NULL
+               : json_pack("{so so so so so ss so sI}", "psnr", rsm_json_number(m->psnr), "psnr_slices",
+                           rsm_json_number(m->psnr_slices), "ssim", rsm_json_number(m->ssim), "ssim_skimage",
+                           rsm_json_number(m->ssim_skimage), "nrmse", rsm_json_number(m->nrmse), "plane",
+                           m->plane, "slices", slices, "slices_left_out", (json_int_t)m->slices_left_out);
     if (failed) json_decref(slices);
     return rsm_json_text(&context->env, root, text);
 }
