@@ -10,7 +10,8 @@ struct resmap_context {
     rsm_env env;                 /* first: a model knows its context by its env */
     rsm_device *device;          /* NULL: none opened */
     rsm_device_list *devices;    /* of the last resmap_list_devices */
-    char *cache_folder;
+    int cache_sought;
+    char *cache_folder;          /* NULL: none, or not sought yet */
     /* The last model's network on the device, kept for the next call. */
     rsm_network *network;
     const struct resmap_model *network_model;

@@ -47,7 +47,6 @@ resmap_status resmap_context_create(resmap_context **context)
     resmap_context *c = calloc(1, sizeof *c);
 
     if (c == NULL) return RESMAP_NO_MEMORY;
-    c->cache_folder = rsm_cache_folder(&c->env);
     *context = c;
     return RESMAP_OK;
 }
@@ -86,8 +85,11 @@ void resmap_set_progress(resmap_context *context, resmap_progress_fn progress, v
     context->env.progress_data = data;
 }
 
+/* Looked for on first use, not in resmap_context_create: only now is there a log for what is wrong with it. */
 const char *resmap_cache_folder(resmap_context *context)
 {
+    if (!context->cache_sought) context->cache_folder = rsm_cache_folder(&context->env);
+    context->cache_sought = 1;
     return context->cache_folder;
 }
 
@@ -236,7 +238,7 @@ static resmap_status use_network(resmap_context *context, const resmap_model *mo
 {
     RSM_TRY(load_network(context, model));
     if (rsm_device_is_reference(context->device)) return RESMAP_OK;
-    return rsm_self_check_once(context->network, context->cache_folder);
+    return rsm_self_check_once(context->network, resmap_cache_folder(context));
 }
 
 resmap_status resmap_self_check(resmap_context *context, resmap_model *model, double *error)
