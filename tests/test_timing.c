@@ -1,5 +1,5 @@
-/* resmap_time: its count of the arithmetic against the network's layer table, and the profile's bookkeeping. On the reference;
- * tests/cli/bench runs every device. */
+/* resmap_time: its count of the arithmetic against the network's layer table, and the profile's bookkeeping.
+ * On the reference; tests/cli/bench runs every device. */
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>
@@ -7,8 +7,8 @@
 
 #include "context.h"
 
-/* Multiply-adds of the network in Restormer's layer table, attention times v on its own, and of the parts that the fusion
- * blocks add. */
+/* Multiply-adds of the network in Restormer's layer table, attention times v on its own, and of the parts
+ * that the fusion blocks add. */
 typedef struct counts {
     double backbone, fusions;
     double folded;               /* of both: what multiplying the attention into its projection saves */
@@ -19,7 +19,8 @@ static double block_macs(double c, double heads, double pixels, double *folded)
     double hidden = floor(c * 2.66);
 
     *folded += c * c / heads * (pixels - c);
-    return (3 * c * c + 27 * c + 2 * c * c / heads + c * c + 2 * hidden * c + 18 * hidden + hidden * c) * pixels;
+    return (3 * c * c + 27 * c + 2 * c * c / heads + c * c + 2 * hidden * c + 18 * hidden + hidden * c) *
+           pixels;
 }
 
 static counts paper_macs(double pixels)
@@ -40,8 +41,11 @@ static counts paper_macs(double pixels)
         n.backbone += 2 * c * 4 * c * 9 * p / 4;                 /* up */
         if (i > 0) n.backbone += 2 * c * c * p;                  /* reduce */
         saved = 0;
-        if (i > 0) n.backbone += blocks[i] * block_macs(c, heads[i], p, &saved);
-        else n.backbone += (blocks[0] + 4) * block_macs(2 * c, heads[0], p, &saved);   /* decoder level 1, refinement */
+        if (i > 0)
+            n.backbone += blocks[i] * block_macs(c, heads[i], p, &saved);
+        else
+            n.backbone +=
+                (blocks[0] + 4) * block_macs(2 * c, heads[0], p, &saved); /* decoder level 1, refinement */
         n.folded += (i > 0 ? blocks[i] : 8) * saved;
         n.fusions += block_macs(2 * c, heads[i + 1], p / 4, &n.folded) + 4 * c * c * p / 4;
     }
@@ -92,7 +96,8 @@ START_TEST(arithmetic)
         for (size_t j = 0; j < sizeof counted / sizeof counted[0]; j++)
             if (strcmp(k->name, counted[j]) == 0) flop += k->flop;
         /* Of a head's c² + 2 c sums the layer table leaves out the last, |q|² and |k|². */
-        if (strcmp(k->name, "attention_partial") == 0) norms += k->flop * 2 / ((double)k->rows / (double)k->columns + 2);
+        if (strcmp(k->name, "attention_partial") == 0)
+            norms += k->flop * 2 / ((double)k->rows / (double)k->columns + 2);
         all += k->flop;
     }
     ck_assert_double_eq_tol(all, timing->flop, 1e-9 * all);
@@ -142,7 +147,8 @@ START_TEST(profile)
     ck_assert_int_eq(rsm_buffer_create(device, 8, &buffer), RESMAP_OK);
     ck_assert_int_eq(rsm_buffer_write(device, buffer, 0, values, 8), RESMAP_OK);
     ck_assert_int_eq(rsm_buffer_write(device, buffer, 4, values, 4), RESMAP_OK);
-    for (size_t i = 1; i <= 200; i++) ck_assert_int_eq(rsm_profile_next(device, "shape", i, i % 2, 10, 1), RESMAP_OK);
+    for (size_t i = 1; i <= 200; i++)
+        ck_assert_int_eq(rsm_profile_next(device, "shape", i, i % 2, 10, 1), RESMAP_OK);
     ck_assert_int_eq(rsm_profile_next(device, "shape", 7, 1, 10, 1), RESMAP_OK);
     ck_assert_int_eq(rsm_profile_end(device, &rows, &count), RESMAP_OK);
     ck_assert_uint_eq(count, 201);

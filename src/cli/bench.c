@@ -35,15 +35,17 @@ static void print_timing(const resmap_timing *t)
         if (t->run_seconds[i] < least) least = t->run_seconds[i];
         if (t->run_seconds[i] > most) most = t->run_seconds[i];
     }
-    printf("%s, %zu x %zu, %s, on %s (%s)\n", t->model_name, t->height, t->width, t->precision, t->device_name,
-           t->device_platform);
-    printf("%.4g s a slice (median of %zu, %.4g to %.4g), %.1f GFLOP/s of %.4g GFLOP\n", t->seconds, t->run_count, least, most,
-           1e-9 * t->flop / t->seconds, 1e-9 * t->flop);
-    printf("%s of device memory at most, bands of %zu rows\n", cli_bytes(t->device_bytes_peak, bytes), t->band_rows);
+    printf("%s, %zu x %zu, %s, on %s (%s)\n", t->model_name, t->height, t->width, t->precision,
+           t->device_name, t->device_platform);
+    printf("%.4g s a slice (median of %zu, %.4g to %.4g), %.1f GFLOP/s of %.4g GFLOP\n", t->seconds,
+           t->run_count, least, most, 1e-9 * t->flop / t->seconds, 1e-9 * t->flop);
+    printf("%s of device memory at most, bands of %zu rows\n", cli_bytes(t->device_bytes_peak, bytes),
+           t->band_rows);
     if (t->kernel_count == 0) return;
-    printf("the device's best: %.1f GFLOP/s in matrix products, %.1f GB/s in copying\n\n", 1e-9 * t->roof_flops,
-           1e-9 * t->roof_bytes);
-    printf("%-28s %9s %7s %6s %9s %8s %6s\n", "kernel", "seconds", "calls", "share", "GFLOP/s", "GB/s", "roof");
+    printf("the device's best: %.1f GFLOP/s in matrix products, %.1f GB/s in copying\n\n",
+           1e-9 * t->roof_flops, 1e-9 * t->roof_bytes);
+    printf("%-28s %9s %7s %6s %9s %8s %6s\n", "kernel", "seconds", "calls", "share", "GFLOP/s", "GB/s",
+           "roof");
     for (size_t i = 0; i < t->kernel_count; i++) {
         const resmap_kernel_time *k = &t->kernels[i];
         double seconds = k->seconds > 0 ? k->seconds : 1e-9;
@@ -52,8 +54,9 @@ static void print_timing(const resmap_timing *t)
 
         if (k->rows > 0) used += snprintf(name + used, sizeof name - (size_t)used, " %zu", k->rows);
         if (k->columns > 0) snprintf(name + used, sizeof name - (size_t)used, " x %zu", k->columns);
-        printf("%-28s %9.4f %7llu %5.1f%% %9.1f %8.1f %5.0f%%\n", name, k->seconds, (unsigned long long)k->calls,
-               100 * k->share, 1e-9 * k->flop / seconds, 1e-9 * k->bytes / seconds, 100 * k->roof);
+        printf("%-28s %9.4f %7llu %5.1f%% %9.1f %8.1f %5.0f%%\n", name, k->seconds,
+               (unsigned long long)k->calls, 100 * k->share, 1e-9 * k->flop / seconds,
+               1e-9 * k->bytes / seconds, 100 * k->roof);
         sum += k->seconds;
     }
     printf("%-28s %9.4f\n", "all", sum);
@@ -68,8 +71,10 @@ static int time_network(const bench *b, resmap_context *context, resmap_model *m
     if (status == RESMAP_OK && b->json) status = resmap_timing_json(context, timing, &text);
     cli_progress_clear();
     if (status == RESMAP_OK) {
-        if (b->json) fputs(text, stdout);
-        else print_timing(timing);
+        if (b->json)
+            fputs(text, stdout);
+        else
+            print_timing(timing);
     }
     resmap_text_free(text);
     resmap_timing_free(timing);
@@ -82,12 +87,16 @@ static int run(const cli_command *command, int argc, char **argv)
     bench b;
     const cli_option table[] = {
         CLI_OPTION_MODEL(&common),
-        CLI_TAKES(0, "paper", NULL, "a network of the paper's size with random weights instead", CLI_FLAG, &b.paper),
+        CLI_TAKES(0, "paper", NULL, "a network of the paper's size with random weights instead", CLI_FLAG,
+                  &b.paper),
         CLI_OPTION_DEVICE(&common),
-        CLI_PARSED(0, "size", "N|HxW", "of the slice in pixels, rounded up to multiples of 8 (256)", &b.options, parse_size),
+        CLI_PARSED(0, "size", "N|HxW", "of the slice in pixels, rounded up to multiples of 8 (256)",
+                   &b.options, parse_size),
         CLI_NUMBER(0, "repeat", "N", "timed runs (5)", CLI_INT, &b.options.repeat, 1, 1000),
-        CLI_TAKES(0, "shapes", NULL, "a row for every shape that a kernel works on", CLI_FLAG, &b.options.by_shape),
-        CLI_TAKES(0, "seconds", NULL, "only the network's time: no kernels, no roof", CLI_FLAG, &b.options.only_seconds),
+        CLI_TAKES(0, "shapes", NULL, "a row for every shape that a kernel works on", CLI_FLAG,
+                  &b.options.by_shape),
+        CLI_TAKES(0, "seconds", NULL, "only the network's time: no kernels, no roof", CLI_FLAG,
+                  &b.options.only_seconds),
         CLI_OPTION_PRECISION(&common),
         CLI_OPTION_MEMORY(&common),
         CLI_TAKES(0, "json", NULL, "print JSON", CLI_FLAG, &b.json),
@@ -110,7 +119,9 @@ static int run(const cli_command *command, int argc, char **argv)
     context = cli_start(&common);
     if (!context) return 1;
     done = resmap_open_device(context, common.device);
-    if (done == RESMAP_OK) done = b.paper ? resmap_model_paper(context, &model) : resmap_model_open(context, common.model, &model);
+    if (done == RESMAP_OK)
+        done =
+            b.paper ? resmap_model_paper(context, &model) : resmap_model_open(context, common.model, &model);
     status = done == RESMAP_OK ? time_network(&b, context, model) : cli_failed(context, done);
     resmap_model_free(model);
     resmap_context_free(context);

@@ -14,7 +14,8 @@ struct rsm_profile {
 resmap_status rsm_profile_begin(rsm_device *device)
 {
     rsm_profile *profile;
-    if (device->profile) return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: profiled twice", device->info.name);
+    if (device->profile)
+        return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: profiled twice", device->info.name);
     RSM_TRY(rsm_device_finish(device));
     profile = calloc(1, sizeof *profile);
     if (!profile) return rsm_no_memory(device->env, sizeof *profile);
@@ -28,7 +29,8 @@ resmap_status rsm_profile_begin(rsm_device *device)
     strcpy(profile->rows[0].name, "other");
     if (!device->reference) {
         cl_int code;
-        cl_command_queue timed = clCreateCommandQueue(device->context, device->id, CL_QUEUE_PROFILING_ENABLE, &code);
+        cl_command_queue timed =
+            clCreateCommandQueue(device->context, device->id, CL_QUEUE_PROFILING_ENABLE, &code);
         if (code != CL_SUCCESS) {
             free(profile->rows);
             free(profile);
@@ -68,7 +70,8 @@ static void end_row(rsm_device *device)
 {
     rsm_profile *profile = device->profile;
     double now = rsm_seconds();
-    if (device->reference && profile->current > 0) profile->rows[profile->current].seconds += now - profile->since;
+    if (device->reference && profile->current > 0)
+        profile->rows[profile->current].seconds += now - profile->since;
     profile->since = now;
 }
 
@@ -93,15 +96,17 @@ resmap_status rsm_profile_end(rsm_device *device, rsm_profile_row **rows, size_t
     return status;
 }
 
-resmap_status rsm_profile_next(rsm_device *device, const char *name, size_t rows, size_t columns, double flop, double elements)
+resmap_status rsm_profile_next(rsm_device *device, const char *name, size_t rows, size_t columns, double flop,
+                               double elements)
 {
     rsm_profile *profile = device->profile;
     rsm_profile_row *row;
     size_t i = 0;
     if (!profile) return RESMAP_OK;
     end_row(device);
-    while (i < profile->count && (strcmp(profile->rows[i].name, name) != 0 || profile->rows[i].rows != rows
-                                  || profile->rows[i].columns != columns)) i++;
+    while (i < profile->count && (strcmp(profile->rows[i].name, name) != 0 || profile->rows[i].rows != rows ||
+                                  profile->rows[i].columns != columns))
+        i++;
     if (i == profile->capacity) {
         rsm_profile_row *more = realloc(profile->rows, 2 * i * sizeof *more);
         if (!more) return rsm_no_memory(device->env, 2 * i * sizeof *more);
@@ -134,8 +139,10 @@ resmap_status rsm_profile_took(rsm_device *device, cl_event event)
     if (!device->profile) return RESMAP_OK;
     cl_ulong start = 0, end = 0;
     cl_int code = clWaitForEvents(1, &event);
-    if (code == CL_SUCCESS) code = clGetEventProfilingInfo(event, CL_PROFILING_COMMAND_START, sizeof start, &start, NULL);
-    if (code == CL_SUCCESS) code = clGetEventProfilingInfo(event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL);
+    if (code == CL_SUCCESS)
+        code = clGetEventProfilingInfo(event, CL_PROFILING_COMMAND_START, sizeof start, &start, NULL);
+    if (code == CL_SUCCESS)
+        code = clGetEventProfilingInfo(event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL);
     clReleaseEvent(event);
     if (code != CL_SUCCESS) return rsm_cl_fail(device, "timing", code);
     if (end > start) device->profile->rows[device->profile->current].seconds += 1e-9 * (double)(end - start);

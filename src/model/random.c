@@ -1,4 +1,5 @@
-/* A network of the paper's size with random weights, made in memory: for timing, which does not care what weights say. */
+/* A network of the paper's size with random weights, made in memory: for timing, which does not care what
+ * weights say. */
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -28,12 +29,13 @@ enum { PROMPTS = 3 };            /* one for each class but "clean" */
 static char *paper_config(void)
 {
     const size_t *n = paper.num_blocks, *h = paper.heads;
-    json_t *root = json_pack("{s:s, s:i, s:[i,i,i,i], s:i, s:[i,i,i,i], s:f, s:s, s:i, s:i, s:i, s:[s,s,s,s]}", "arch", "resmap",
-                             "dim", (int)paper.dim, "num_blocks", (int)n[0], (int)n[1], (int)n[2], (int)n[3],
-                             "num_refinement_blocks", (int)paper.num_refinement_blocks, "heads", (int)h[0], (int)h[1],
-                             (int)h[2], (int)h[3], "ffn_expansion_factor", paper.ffn_expansion_factor, "layer_norm", "BiasFree",
-                             "in_channels", (int)paper.in_channels, "out_channels", (int)paper.out_channels, "text_dim",
-                             (int)paper.text_dim, "classes", "motion", "noise", "bias", "clean");
+    json_t *root =
+        json_pack("{s:s, s:i, s:[i,i,i,i], s:i, s:[i,i,i,i], s:f, s:s, s:i, s:i, s:i, s:[s,s,s,s]}", "arch",
+                  "resmap", "dim", (int)paper.dim, "num_blocks", (int)n[0], (int)n[1], (int)n[2], (int)n[3],
+                  "num_refinement_blocks", (int)paper.num_refinement_blocks, "heads", (int)h[0], (int)h[1],
+                  (int)h[2], (int)h[3], "ffn_expansion_factor", paper.ffn_expansion_factor, "layer_norm",
+                  "BiasFree", "in_channels", (int)paper.in_channels, "out_channels", (int)paper.out_channels,
+                  "text_dim", (int)paper.text_dim, "classes", "motion", "noise", "bias", "clean");
     char *text = root ? json_dumps(root, 0) : NULL;
 
     json_decref(root);
@@ -58,9 +60,10 @@ static void describe_one(maker *m, const char *name, const char *dtype, size_t d
         m->failed |= json_array_append_new(lengths, json_integer((json_int_t)shape[i]));
         bytes *= shape[i];
     }
-    m->failed |= json_object_set_new(m->header, name,
-                                     json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype, "shape", lengths, "data_offsets",
-                                               (json_int_t)m->at, (json_int_t)(m->at + bytes)));
+    m->failed |=
+        json_object_set_new(m->header, name,
+                            json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype, "shape", lengths, "data_offsets",
+                                      (json_int_t)m->at, (json_int_t)(m->at + bytes)));
     m->at += bytes;
 }
 
@@ -75,7 +78,8 @@ static void put(maker *m, uint32_t bits)
     for (int i = 0; i < 4; i++) m->data[m->at++] = (unsigned char)(bits >> 8 * i);
 }
 
-/* Matrices uniform within 1 / sqrt(inputs), so that values neither vanish nor explode on their way; ones for scales. */
+/* Matrices uniform within 1 / sqrt(inputs), so that values neither vanish nor explode on their way; ones for
+ * scales. */
 static resmap_status fill(void *data, const char *name, size_t dims, const size_t shape[4])
 {
     maker *m = data;
@@ -108,7 +112,8 @@ static char *make_header(size_t *data_bytes)
     char *config = paper_config(), *text = NULL, *padded = NULL;
 
     if (config) {
-        m.failed |= json_object_set_new(m.header, "__metadata__", json_pack("{s:s}", "resmap.config", config));
+        m.failed |=
+            json_object_set_new(m.header, "__metadata__", json_pack("{s:s}", "resmap.config", config));
         rsm_model_visit(&paper, describe, &m);
         describe_one(&m, "prompts.features", "F32", 2, features);
         describe_one(&m, "prompts.class", "I32", 1, classes);

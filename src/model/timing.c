@@ -35,7 +35,9 @@ static resmap_status set_prompt(rsm_network *net)
 
     if (model->config.arch != RSM_ARCH_RESMAP) return RESMAP_OK;
     prompt = malloc(rsm_bytes(model->config.text_dim, sizeof *prompt));
-    if (prompt == NULL) return rsm_no_memory(rsm_device_env(rsm_network_device(net)), model->config.text_dim * sizeof *prompt);
+    if (prompt == NULL)
+        return rsm_no_memory(rsm_device_env(rsm_network_device(net)),
+                             model->config.text_dim * sizeof *prompt);
     rsm_model_prompt(model, model->config.clean == 0 ? 1 : 0, 0, 0, 0, prompt);
     status = rsm_network_set_prompt(net, prompt);
     free(prompt);
@@ -72,7 +74,8 @@ static resmap_status profiled_run(rsm_network *net, const bench *b, rsm_profile_
 }
 
 /* Copies the profile into the timing: a row for each name, or for each shape too. */
-static resmap_status keep_kernels(rsm_env *env, const rsm_profile_row *rows, size_t count, int by_shape, resmap_timing *t)
+static resmap_status keep_kernels(rsm_env *env, const rsm_profile_row *rows, size_t count, int by_shape,
+                                  resmap_timing *t)
 {
     double total = 0;
 
@@ -114,13 +117,14 @@ static int compare_kernels(const void *a, const void *b)
 enum { TRIES = 5 };
 
 /* Best of some runs of a product, in flop a second. The first does not count: it builds the kernel. */
-static resmap_status product_rate(rsm_device *device, rsm_buffer *a, rsm_buffer *b, rsm_buffer *c, size_t m, size_t n, size_t k,
-                                  double *rate)
+static resmap_status product_rate(rsm_device *device, rsm_buffer *a, rsm_buffer *b, rsm_buffer *c, size_t m,
+                                  size_t n, size_t k, double *rate)
 {
     for (int i = 0; i <= TRIES; i++) {
         double start = rsm_seconds(), seconds;
 
-        RSM_TRY(rsm_gemm(device, m, n, k, (rsm_matrix){a, 0, k}, (rsm_matrix){b, 0, n}, (rsm_matrix){c, 0, n}, 0));
+        RSM_TRY(rsm_gemm(device, m, n, k, (rsm_matrix){a, 0, k}, (rsm_matrix){b, 0, n}, (rsm_matrix){c, 0, n},
+                         0));
         RSM_TRY(rsm_device_finish(device));
         seconds = rsm_seconds() - start;
         if (i > 0 && seconds > 0) *rate = fmax(*rate, 2.0 * (double)m * (double)n * (double)k / seconds);
@@ -128,7 +132,7 @@ static resmap_status product_rate(rsm_device *device, rsm_buffer *a, rsm_buffer 
     return RESMAP_OK;
 }
 
-/* Best of copying (a command of its own, which some drivers run on one core) and of y += x, in bytes a second. */
+/* Best of copying (a command that some drivers run on one core) and of y += x, in bytes a second. */
 static resmap_status copy_rate(rsm_device *device, rsm_buffer *x, rsm_buffer *y, size_t count, double *rate)
 {
     /* Rows enough for every core. */
@@ -138,8 +142,10 @@ static resmap_status copy_rate(rsm_device *device, rsm_buffer *x, rsm_buffer *y,
     for (int i = 0; i <= 2 * TRIES + 1; i++) {
         double start = rsm_seconds(), seconds, streams = i % 2 ? 2 : 3;
 
-        if (i % 2) RSM_TRY(rsm_copy(device, from, to, rows, count / rows));
-        else RSM_TRY(rsm_add(device, from, to, rows, count / rows));
+        if (i % 2)
+            RSM_TRY(rsm_copy(device, from, to, rows, count / rows));
+        else
+            RSM_TRY(rsm_add(device, from, to, rows, count / rows));
         RSM_TRY(rsm_device_finish(device));
         seconds = rsm_seconds() - start;
         if (i > 1 && seconds > 0) *rate = fmax(*rate, streams * (double)count * sizeof(float) / seconds);
@@ -167,8 +173,8 @@ static resmap_status measure_roof(rsm_device *device, resmap_timing *t)
         RSM_CHECK(product_rate(device, buffers[0], buffers[1], buffers[2], 128, 256, 128, &t->roof_flops));
     } else {
         for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-            RSM_CHECK(product_rate(device, buffers[0], buffers[1], buffers[2], shapes[i][0], shapes[i][1], shapes[i][2],
-                                   &t->roof_flops));
+            RSM_CHECK(product_rate(device, buffers[0], buffers[1], buffers[2], shapes[i][0], shapes[i][1],
+                                   shapes[i][2], &t->roof_flops));
     }
     RSM_CHECK(copy_rate(device, buffers[0], buffers[1], count, &t->roof_bytes));
     if (reference) t->roof_bytes *= sizeof(double) / sizeof(float);
@@ -177,7 +183,7 @@ done:
     return status;
 }
 
-/* Each kernel against what the roof allows. A kernel that beats the products measured is the better measure. */
+/* Each kernel against what the roof allows. */
 static void compare_with_roof(resmap_timing *t)
 {
     for (size_t i = 0; i < t->kernel_count; i++) {
@@ -196,7 +202,8 @@ resmap_status rsm_timing_run(rsm_network *net, const resmap_timing_options *opti
 {
     rsm_device *device = rsm_network_device(net);
     rsm_env *env = rsm_device_env(device);
-    size_t repeat = (size_t)options->repeat, pixels, total = repeat + (options->only_seconds ? 1 : 3), row_count = 0;
+    size_t repeat = (size_t)options->repeat, pixels, total = repeat + (options->only_seconds ? 1 : 3),
+           row_count = 0;
     const uint32_t key[2] = {0, 0};
     rsm_profile_row *rows = NULL;
     bench b = {NULL, NULL, NULL, NULL};
@@ -227,8 +234,10 @@ resmap_status rsm_timing_run(rsm_network *net, const resmap_timing_options *opti
     t->band_rows = rsm_plan_band_rows(b.plan);
     RSM_CHECK(rsm_progress(env, "bench", 0, total));
     /* The work is the same in every run: where kernels are not timed, the run that warms up counts it. */
-    if (options->only_seconds) RSM_CHECK(profiled_run(net, &b, &rows, &row_count));
-    else RSM_CHECK(run(&b, &warm));
+    if (options->only_seconds)
+        RSM_CHECK(profiled_run(net, &b, &rows, &row_count));
+    else
+        RSM_CHECK(run(&b, &warm));
     for (size_t i = 0; i < repeat; i++) {
         RSM_CHECK(rsm_progress(env, "bench", i + 1, total));
         RSM_CHECK(run(&b, &t->run_seconds[i]));
@@ -265,14 +274,16 @@ done:
 
 static json_t *kernel_json(const resmap_kernel_time *k)
 {
-    json_t *object = json_pack("{s:s, s:o, s:I, s:o, s:I, s:o, s:o}", "name", k->name, "seconds", rsm_json_number(k->seconds),
-                               "calls", (json_int_t)k->calls, "gflops",
-                               rsm_json_number(k->seconds > 0 ? 1e-9 * k->flop / k->seconds : 0), "bytes", (json_int_t)k->bytes,
-                               "share", rsm_json_number(k->share), "roof", rsm_json_number(k->roof));
+    json_t *object =
+        json_pack("{s:s, s:o, s:I, s:o, s:I, s:o, s:o}", "name", k->name, "seconds",
+                  rsm_json_number(k->seconds), "calls", (json_int_t)k->calls, "gflops",
+                  rsm_json_number(k->seconds > 0 ? 1e-9 * k->flop / k->seconds : 0), "bytes",
+                  (json_int_t)k->bytes, "share", rsm_json_number(k->share), "roof", rsm_json_number(k->roof));
     int failed = 0;
 
     if (k->rows > 0) failed |= json_object_set_new(object, "rows", json_integer((json_int_t)k->rows));
-    if (k->columns > 0) failed |= json_object_set_new(object, "columns", json_integer((json_int_t)k->columns));
+    if (k->columns > 0)
+        failed |= json_object_set_new(object, "columns", json_integer((json_int_t)k->columns));
     if (!failed) return object;
     json_decref(object);
     return NULL;
@@ -283,18 +294,22 @@ resmap_status rsm_timing_json(rsm_env *env, const resmap_timing *t, char **text)
     json_t *runs = json_array(), *kernels = json_array(), *root;
     int failed = 0;
 
-    for (size_t i = 0; i < t->run_count; i++) failed |= json_array_append_new(runs, rsm_json_number(t->run_seconds[i]));
-    for (size_t i = 0; i < t->kernel_count; i++) failed |= json_array_append_new(kernels, kernel_json(&t->kernels[i]));
-    root = json_pack("{s:s, s:o, s:{s:o, s:o, s:o, s:s}, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o}", "resmap",
-                     resmap_version(), "model", rsm_json_string(t->model_name), "device", "name",
-                     rsm_json_string(t->device_name), "platform", rsm_json_string(t->device_platform), "driver",
-                     rsm_json_string(t->device_driver), "precision", t->precision, "height", (json_int_t)t->height, "width",
-                     (json_int_t)t->width, "band_rows", (json_int_t)t->band_rows, "runs", runs, "seconds",
-                     rsm_json_number(t->seconds), "gflops", rsm_json_number(t->seconds > 0 ? 1e-9 * t->flop / t->seconds : 0),
-                     "flop", rsm_json_number(t->flop), "device_bytes_peak", (json_int_t)t->device_bytes_peak, "roof",
-                     t->kernel_count > 0 ? json_pack("{s:o, s:o}", "gflops", rsm_json_number(1e-9 * t->roof_flops),
-                                                     "bytes_per_second", rsm_json_number(t->roof_bytes))
-                                         : json_null(),
+    for (size_t i = 0; i < t->run_count; i++)
+        failed |= json_array_append_new(runs, rsm_json_number(t->run_seconds[i]));
+    for (size_t i = 0; i < t->kernel_count; i++)
+        failed |= json_array_append_new(kernels, kernel_json(&t->kernels[i]));
+    root = json_pack("{s:s, s:o, s:{s:o, s:o, s:o, s:s}, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o}",
+                     "resmap", resmap_version(), "model", rsm_json_string(t->model_name), "device", "name",
+                     rsm_json_string(t->device_name), "platform", rsm_json_string(t->device_platform),
+                     "driver", rsm_json_string(t->device_driver), "precision", t->precision, "height",
+                     (json_int_t)t->height, "width", (json_int_t)t->width, "band_rows",
+                     (json_int_t)t->band_rows, "runs", runs, "seconds", rsm_json_number(t->seconds), "gflops",
+                     rsm_json_number(t->seconds > 0 ? 1e-9 * t->flop / t->seconds : 0), "flop",
+                     rsm_json_number(t->flop), "device_bytes_peak", (json_int_t)t->device_bytes_peak, "roof",
+                     t->kernel_count > 0
+                         ? json_pack("{s:o, s:o}", "gflops", rsm_json_number(1e-9 * t->roof_flops),
+                                     "bytes_per_second", rsm_json_number(t->roof_bytes))
+                         : json_null(),
                      "kernels", kernels);
     if (failed) {
         json_decref(root);
