@@ -1,6 +1,7 @@
 /* The public functions that tie the layers together. */
 #include "resmap.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,12 +109,14 @@ resmap_status resmap_list_devices(resmap_context *context, const resmap_device *
 
 resmap_status resmap_open_device(resmap_context *context, const char *specification)
 {
+    double start = rsm_seconds();
     rsm_device *device;
 
     RSM_TRY(rsm_device_open(&context->env, specification == NULL ? "auto" : specification, &device));
     drop_network(context);
     rsm_device_close(context->device);
     context->device = device;
+    context->seconds_opening += rsm_seconds() - start;
     return RESMAP_OK;
 }
 
@@ -160,7 +163,11 @@ resmap_status resmap_image_write(resmap_context *context, const resmap_image *im
 
 resmap_status resmap_model_open(resmap_context *context, const char *name, resmap_model **model)
 {
-    return rsm_model_open(&context->env, name, model);
+    double start = rsm_seconds();
+    resmap_status status = rsm_model_open(&context->env, name, model);
+
+    context->seconds_opening += rsm_seconds() - start;
+    return status;
 }
 
 resmap_status resmap_model_from_memory(resmap_context *context, const void *bytes, size_t size, const char *name,
@@ -247,10 +254,21 @@ resmap_status resmap_self_check(resmap_context *context, resmap_model *model, do
     return rsm_self_check(context->network, error);
 }
 
-static resmap_status check_precision(rsm_env *env, resmap_precision precision)
+/* The options and the model that every use of a network takes; sets the memory limit. */
+static resmap_status accept(resmap_context *context, const resmap_model *model, resmap_precision precision,
+                            uint64_t memory_mib)
 {
-    if (precision != RESMAP_PRECISION_FP16) return RESMAP_OK;
-    return rsm_fail(env, RESMAP_BUILD_FAILED, "precision: fp16 storage is not built in this version; use fp32");
+    rsm_env *env = &context->env;
+
+    if (model->env != env) return rsm_fail(env, RESMAP_BAD_ARGUMENT, "%s: a model of another context", model->name);
+    if (precision == RESMAP_PRECISION_FP16)
+        return rsm_fail(env, RESMAP_BUILD_FAILED, "precision: fp16 storage is not built in this version; use fp32");
+    if (precision != RESMAP_PRECISION_AUTO && precision != RESMAP_PRECISION_FP32)
+        return rsm_fail(env, RESMAP_BAD_ARGUMENT, "precision: %d is none", (int)precision);
+    if (memory_mib > UINT64_MAX >> 20)
+        return rsm_fail(env, RESMAP_BAD_ARGUMENT, "memory: %" PRIu64 " MiB is too much", memory_mib);
+    if (context->device != NULL) rsm_device_set_limit(context->device, memory_mib << 20);
+    return RESMAP_OK;
 }
 
 static resmap_status fill_report(resmap_context *context, const resmap_model *model, resmap_report *report)
@@ -282,17 +300,15 @@ static resmap_status run_cascade(resmap_context *context, resmap_model *model, c
     resmap_status status;
 
     if (report == NULL) return rsm_no_memory(env, sizeof *report);
-    RSM_CHECK(check_precision(env, options->precision));
-    if (context->device != NULL) {
-        rsm_device_set_limit(context->device, options->memory_mib << 20);
-        rsm_device_reset_peak(context->device);
-    }
+    RSM_CHECK(accept(context, model, options->precision, options->memory_mib));
+    if (context->device != NULL) rsm_device_reset_peak(context->device);
     RSM_CHECK(use_network(context, model));
     RSM_CHECK(fill_report(context, model, report));
     ready = rsm_seconds();
     if (output != NULL) RSM_CHECK(rsm_image_like(env, input, &restored));
     RSM_CHECK(rsm_cascade_run(context->network, input, mask, options, output == NULL, restored, report));
-    report->seconds_setup = ready - start;
+    report->seconds_setup = context->seconds_opening + ready - start;
+    context->seconds_opening = 0;
     report->seconds_compute = rsm_seconds() - ready;
     report->seconds_total = report->seconds_setup + report->seconds_compute;
     resmap_device_bytes(context, &now, &report->device_bytes_peak);
@@ -428,7 +444,7 @@ resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, 
     if (to.figure != NULL) RSM_CHECK(write_figure(env, input, restored, options, report, to.figure));
     report->seconds_read = read;
     report->seconds_write = rsm_seconds() - written;
-    report->seconds_total = rsm_seconds() - start;
+    report->seconds_total += report->seconds_read + report->seconds_write;
     if (to.report != NULL) RSM_CHECK(write_report(context, report, files->report, to.report));
     RSM_CHECK(rsm_outputs_commit(outputs));
     if (result != NULL) {
@@ -487,10 +503,9 @@ resmap_status resmap_time(resmap_context *context, resmap_model *model, const re
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "size: %zu x %zu is not within 1 to 16384", options->height, options->width);
     if (options->repeat < 1 || options->repeat > 1000)
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "repeat: %d is not within 1 to 1000", options->repeat);
-    RSM_TRY(check_precision(env, options->precision));
+    RSM_TRY(accept(context, model, options->precision, options->memory_mib));
     t = calloc(1, sizeof *t);
     if (t == NULL) return rsm_no_memory(env, sizeof *t);
-    if (context->device != NULL) rsm_device_set_limit(context->device, options->memory_mib << 20);
     RSM_CHECK(use_network(context, model));
     device = rsm_device_info(context->device);
     t->model_name = rsm_strdup(model->name);

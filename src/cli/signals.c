@@ -3,11 +3,16 @@
 #include <signal.h>
 #include <string.h>
 
-static volatile sig_atomic_t caught;
+static volatile sig_atomic_t caught, times;
 
+/* Work ends at the next progress report, and leaves nothing behind. Who asks three times does not want to wait for that: a driver
+ * may hang. */
 static void remember(int number)
 {
     caught = number;
+    if (++times < 3) return;
+    signal(number, SIG_DFL);
+    raise(number);
 }
 
 void cli_signals_init(void)
@@ -17,7 +22,7 @@ void cli_signals_init(void)
 
     memset(&action, 0, sizeof action);
     action.sa_handler = remember;
-    action.sa_flags = (int)(SA_RESETHAND | SA_RESTART); /* the second one ends the program */
+    action.sa_flags = SA_RESTART;
     sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) /* nohup stays nohup */

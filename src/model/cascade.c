@@ -496,6 +496,17 @@ static resmap_status make_views(cascade *c)
     return rsm_view_create(c->net, height, width, &c->full);
 }
 
+/* Says what the failed allocation cannot know. */
+static resmap_status explain_memory(const cascade *c, resmap_status status)
+{
+    char why[sizeof c->env->error];
+
+    if (status != RESMAP_NO_DEVICE_MEMORY) return status;
+    memcpy(why, c->env->error, sizeof why);
+    return rsm_fail(c->env, status, "%s: slices of %zu x %zu do not fit into device memory, not even in the smallest tiles (%s)",
+                    c->input_name, c->slicing.width, c->slicing.height, why);
+}
+
 static resmap_status describe(const cascade *c, resmap_report *report)
 {
     const resmap_options *o = c->options;
@@ -582,7 +593,7 @@ resmap_status rsm_cascade_run(rsm_network *net, const struct resmap_image *input
         c.mask = mask->data;
     }
     RSM_CHECK(rsm_slicing_choose(c.env, input, options->plane, &c.slicing));
-    RSM_CHECK(make_views(&c));
+    RSM_CHECK(explain_memory(&c, make_views(&c)));
     RSM_CHECK(allocate(&c));
     RSM_CHECK(describe(&c, report));
     if (report->tiled) {
@@ -592,7 +603,8 @@ resmap_status rsm_cascade_run(rsm_network *net, const struct resmap_image *input
                 "which changes the result", c.input_name, width, height);
     }
     status = run_frames(&c, input, classify_only, output, report);
-    report->encodings = classify_only ? NULL : options->decide_by_slice || c.forced_count > 0 ? "reused" : places[c.worst_place];
+    if (!classify_only && c.steps > 0)
+        report->encodings = options->decide_by_slice || c.forced_count > 0 ? "reused" : places[c.worst_place];
 done:
     clear(&c);
     return status;
