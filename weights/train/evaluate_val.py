@@ -25,10 +25,6 @@ from scaling import psnr, scale_numbers
 WIDTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3)
 
 
-def save(path, v, affine):
-    nibabel.save(nibabel.Nifti1Image(np.asarray(v, dtype=np.float32), affine), path)
-
-
 def run(command):
     r = subprocess.run(command, capture_output=True, text=True)
     if r.returncode:
@@ -36,9 +32,15 @@ def run(command):
     return r.stdout
 
 
-def cases(preset, slices, limit=None):
-    """(row, {kind: slab in the volume's own units}, affine of the slab, slice axis)."""
+def cases(preset, slices, work, limit=None):
+    """(row, {kind: slab in the volume's own units}, slice axis); the files i-KIND.nii in `work` are made, or taken as found."""
     for i, row in enumerate(manifest("val")[:limit]):
+        paths = {k: os.path.join(work, "%d-%s.nii" % (i, k)) for k in KINDS}
+        if all(os.path.exists(p) for p in paths.values()):
+            images = {k: nibabel.load(p) for k, p in paths.items()}
+            axis = int(images["clean"].header["descrip"].item().decode().split()[-1])
+            yield row, {k: m.get_fdata(dtype=np.float32) for k, m in images.items()}, axis
+            continue
         v, edge, affine = load(row)
         lo, hi, mean = scale_numbers(v)
         x = (v - lo) / (hi - lo)
@@ -57,7 +59,11 @@ def cases(preset, slices, limit=None):
             out[kind] = (y[tuple(cut)] * (hi - lo) + lo).astype(np.float32)
         shift = np.eye(4)
         shift[axis, 3] = first
-        yield row, out, affine @ shift, axis
+        for k, y in out.items():
+            image = nibabel.Nifti1Image(np.asarray(y, dtype=np.float32), affine @ shift)
+            image.header["descrip"] = "slice axis %d" % axis
+            nibabel.save(image, paths[k])
+        yield row, out, axis
 
 
 def main():
@@ -68,6 +74,7 @@ def main():
     p.add_argument("--slices", type=int, default=6)
     p.add_argument("--device", default="auto")
     p.add_argument("--limit", type=int, help="only the first few volumes")
+    p.add_argument("--prepare", action="store_true", help="only make the corrupted slabs in --work")
     p.add_argument("--work", help="directory for the files (default: a temporary one)")
     a = p.parse_args()
     work = a.work or tempfile.mkdtemp(prefix="resmap-val-")
@@ -76,14 +83,15 @@ def main():
     gains = {k: [] for k in KINDS[:3]}
     before_all = {k: [] for k in KINDS[:3]}
     gauss, nlm, hits, volumes, confusion, lines = [], [], {k: [] for k in KINDS}, {k: [] for k in KINDS}, np.zeros((4, 4), int), []
-    for i, (row, slabs, affine, axis) in enumerate(cases(a.preset, a.slices, a.limit)):
+    for i, (row, slabs, axis) in enumerate(cases(a.preset, a.slices, work, a.limit)):
+        if a.prepare:
+            continue
         numbers = scale_numbers(slabs["clean"])
         scaled = lambda v: (np.asarray(v, np.float64) - numbers[0]) / (numbers[1] - numbers[0])
         clean = scaled(slabs["clean"])
         cells = [os.path.basename(row["path"]).replace(".nii.gz", "")]
         for kind in KINDS:
             src, dst = os.path.join(work, "%d-%s.nii" % (i, kind)), os.path.join(work, "%d-%s-restored.nii" % (i, kind))
-            save(src, slabs[kind], affine)
             answer = json.loads(run([a.resmap, "classify", "--json"] + common + [src]))["volumes"][0]
             volumes[kind].append(answer["class"] == kind)
             for s in answer["slices"]:
@@ -106,6 +114,8 @@ def main():
                 nlm.append(psnr(clean, np.moveaxis(z, 0, axis)) - before)
         lines.append("| " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
+    if a.prepare:
+        return
     print("\npreset `%s`, %d volumes, %d central slices each\n" % (a.preset, len(lines), a.slices))
     print("| class | PSNR before | mean gain, dB | worst | recall of slices | recall of volumes |\n| --- | --- | --- | --- | --- | --- |")
     for k in KINDS:
