@@ -1,12 +1,14 @@
-"""Trains resmap-s: restoration and classification together, on whatever device PyTorch finds.
+"""Trains resmap-s: restoration and classification together, on the CPU, one process.
 
-Each optimizer step sums four small tasks, one an artifact class:
+Each optimizer step sums four tasks, one an artifact class, each repeated as --work says:
   motion  one whole slice or large crop: restoration and classification
-  noise   patches of 64 to 192 pixels, sometimes a whole slice: restoration; classification on the large ones
-  bias    shrunken 64-pixel views of whole slices: restoration; classification on one whole slice or large crop
+  noise   patches of 64 to 128 pixels, sometimes more: restoration; classification on a large crop
+  bias    shrunken 64-pixel views of whole slices under fields drawn afresh: restoration, and classification of the same
+          slices with and without the field; one whole slice or large crop: classification
   clean   whole slice or large crop: classification; seldom restoration with another class's prompt (must do nothing)
 The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
-The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must; state is kept for resuming.
+The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must; state is kept for
+resuming, and saved when the process is asked to end (SIGTERM).
 """
 import argparse
 import collections
