@@ -235,12 +235,14 @@ END_TEST
 
 /* ---- Networks ----------------------------------------------------------------------------------------------- */
 
+/* A model of tests/vectors, or "/NAME": of weights. */
 static resmap_model *open_model(const char *name)
 {
     char path[512];
     resmap_model *model;
 
-    snprintf(path, sizeof path, "%s/tests/vectors/%s.safetensors", TOP_SRCDIR, name);
+    snprintf(path, sizeof path, "%s/%s/%s.safetensors", TOP_SRCDIR, name[0] == '/' ? "weights" : "tests/vectors",
+             name[0] == '/' ? name + 1 : name);
     OK(rsm_model_open(&env, path, &model));
     return model;
 }
@@ -559,6 +561,42 @@ START_TEST(single_steps)
 }
 END_TEST
 
+/* The weights that are installed compute what PyTorch computes with them. */
+START_TEST(shipped_weights)
+{
+    resmap_model *model = open_model("/resmap-s");
+    tensors *io = tensors_open("shipped.io");
+    const tensor *input = tensors_get(io, "input"), *field = tensors_get(io, "output_bias");
+    const tensor *probabilities = tensors_get(io, "probabilities");
+
+    for (int d = 0; d < all_devices(); d++) {
+        rsm_network *net;
+        struct resmap_image *output;
+        resmap_report *report;
+        resmap_options options;
+        resmap_options_init(&options);
+        options.no_scale = 1;
+        OK(rsm_network_create(devices[d].device, model, &net));
+        check_network(d, net, io, "", "shipped");
+        options.order = "bias";
+        run_cascade(net, input, &options, &output, &report);
+        CHECK_CLOSE(d, output->data, field->values, field->count, "shipped, bias step");
+        resmap_report_free(report);
+        resmap_image_free(output);
+        options.order = NULL;
+        options.steps = 1;
+        run_cascade(net, input, &options, &output, &report);
+        for (size_t c = 0; c < probabilities->count; c++)
+            ck_assert_double_eq_tol(report->volumes[0].steps[0].probabilities[c], probabilities->values[c], 1e-4);
+        resmap_report_free(report);
+        resmap_image_free(output);
+        rsm_network_free(net);
+    }
+    tensors_close(io);
+    rsm_model_free(model);
+}
+END_TEST
+
 START_TEST(self_check)
 {
     resmap_model *model = open_model("resmap_biasfree");
@@ -625,6 +663,7 @@ int main(void)
     tcase_add_test(tests, encodings);
     tcase_add_loop_test(tests, cascades, 0, 5);
     tcase_add_test(tests, single_steps);
+    tcase_add_test(tests, shipped_weights);
     tcase_add_test(tests, self_check);
     tcase_add_test(tests, small_slices);
     suite_add_tcase(suite, tests);
