@@ -479,8 +479,8 @@ static resmap_status touch(rsm_plan *plan)
 
 resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm_plan **result)
 {
-    /* A CPU's caches like small bands; a GPU wants enough work in each launch. */
-    size_t preferred = (rsm_device_is_cpu(net->device) ? (size_t)4 : (size_t)64) << 20;
+    /* Enough work in each launch, and few rows copied from band to band; on CPUs more gains nothing. */
+    size_t preferred = (rsm_device_is_cpu(net->device) ? (size_t)16 : (size_t)64) << 20;
     size_t scratch, smaller;
     rsm_plan *plan = calloc(1, sizeof *plan);
     resmap_status status;
