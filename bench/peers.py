@@ -297,8 +297,14 @@ def start_peer(name, folder, args):
     except ImportError:
         print("%s: not installed" % name, file=sys.stderr)
         return None
+    if args.form:
+        try:
+            return Peer(name, args.form, folder, args)
+        except RuntimeError as e:
+            print("%s (%s): %s" % (name, args.form, e), file=sys.stderr)
+            return None
     best = None
-    for form in [args.form] if args.form else FORMS:
+    for form in FORMS:
         try:
             peer = Peer(name, form, folder, args)
             seconds = min(peer.ask("run")["seconds"] for _ in range(2))
