@@ -111,7 +111,45 @@ resmap_status rsm_profile_end(rsm_device *device, rsm_profile_row **rows, size_t
 resmap_status rsm_profile_next(rsm_device *device, const char *name, size_t rows, size_t columns, double flop,
                                double elements);
 
+/* ---- Tuning: which variant of an operation is fastest here ---- */
+
+/* An operation, on a class of shapes, of which several variants give the same result within rounding. */
+typedef enum rsm_tunable {
+    RSM_TUNE_GEMM_FEW,           /* products by the shape of A: at most 4 rows */
+    RSM_TUNE_GEMM_SHALLOW,       /* at most 64 columns */
+    RSM_TUNE_GEMM_MIDDLE,        /* at most 256 */
+    RSM_TUNE_GEMM_DEEP,          /* more */
+    RSM_TUNE_DEPTHWISE,
+    RSM_TUNE_GATE,
+    RSM_TUNE_LAYER_NORM,
+    RSM_TUNE_ATTENTION,
+    RSM_TUNE_BANDS,              /* scratch memory of the network's bands of rows */
+    RSM_TUNABLES
+} rsm_tunable;
+
+enum {
+    RSM_ON_CPU = 1, RSM_ON_GPU = 2,   /* devices that it may suit; GPU: all that are no CPUs */
+    RSM_QUICK = 4                /* a short tuning tries it, too */
+};
+/* A row of the table in variants.c. A new variant of a kernel is a row there and its meaning in the operation. */
+typedef struct rsm_variant {
+    const char *name;            /* in tuning files; no blanks */
+    unsigned flags;
+    int values[4];               /* the operation knows what they mean */
+} rsm_variant;
+
+/* The variant to take, or NULL: not tuned, the operation goes by its own rule. */
+const rsm_variant *rsm_tuned(const rsm_device *device, rsm_tunable what);
+/* Takes this one from now on. */
+void rsm_tuned_set(rsm_device *device, rsm_tunable what, const rsm_variant *variant);
+const char *rsm_tunable_name(rsm_tunable what);
+const rsm_variant *rsm_variants(rsm_tunable what, size_t *count);
+int rsm_variant_suits(const rsm_device *device, const rsm_variant *variant);
+
 /* ---- GEMM ---- */
+
+/* Which tunable a product with an M x K matrix A is. */
+rsm_tunable rsm_gemm_tunable(size_t m, size_t k);
 
 /* A row-major matrix inside a buffer: element (r, c) at offset + r * stride + c. */
 typedef struct rsm_matrix {

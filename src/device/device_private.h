@@ -129,6 +129,7 @@ struct rsm_device {
     rsm_gemm_kind gemm;
     int vector;                  /* floats that a register of a CPU holds; 1 on other devices */
     int clblast_used;
+    const rsm_variant *tuned[RSM_TUNABLES];   /* NULL: by rule */
     rsm_fft_entry *ffts;         /* plans, the one used last first */
     rsm_profile *profile;        /* NULL: none is taken */
 };

@@ -56,20 +56,42 @@ static void reference(size_t m, size_t n, size_t k, const double *a, size_t a_st
     }
 }
 
-static resmap_status vector_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
-                                 rsm_matrix c, int accumulate)
+rsm_tunable rsm_gemm_tunable(size_t m, size_t k)
+{
+    if (m <= 4) return RSM_TUNE_GEMM_FEW;
+    return k <= 64 ? RSM_TUNE_GEMM_SHALLOW : k <= 256 ? RSM_TUNE_GEMM_MIDDLE : RSM_TUNE_GEMM_DEEP;
+}
+
+/* The variant tuned, or by rule: what most devices of the kind are fastest with. */
+static rsm_variant choose(const rsm_device *device, size_t m, size_t k)
+{
+    const rsm_variant *tuned = rsm_tuned(device, rsm_gemm_tunable(m, k));
+    rsm_variant by_rule = {NULL, 0, {(int)device->gemm}};
+    size_t most = device->info.max_work_group;
+    if (tuned) return *tuned;
+    if (device->gemm == RSM_GEMM_VECTOR) {
+        /* Rows held in registers: with three vectors a row, 8 fill the 32 registers of AVX-512, 4 the 16 of
+         * AVX2 and SSE. */
+        by_rule.values[1] = device->vector;
+        by_rule.values[2] = m <= 4 ? 2 : device->vector == 16 ? 8 : 4;
+    } else {
+        by_rule.values[1] = most >= 256 ? 16 : most >= 64 ? 8 : 4;
+    }
+    return by_rule;
+}
+
+static resmap_status vector_gemm(rsm_device *device, const rsm_variant *variant, size_t m, size_t n, size_t k,
+                                 rsm_matrix a, rsm_matrix b, rsm_matrix c, int accumulate)
 {
     char options[48];
     rsm_kernel *kernel;
-    /* Rows held in registers: with three vectors a row, 8 fill the 32 registers of AVX-512, 4 the 16 of AVX2
-     * and SSE. */
-    size_t high = m <= 4 ? 2 : device->vector == 16 ? 8 : 4;
-    snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d", device->vector, (int)high);
+    size_t width = (size_t)variant->values[1], high = (size_t)variant->values[2];
+    snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d", (int)width, (int)high);
     RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_vector", options, &kernel));
 
     /* Every run of rows copies its columns of B anew, so runs are as long as leaves enough of them for all
      * cores. */
-    size_t tile = (size_t)device->vector * VECTOR_COLUMNS;
+    size_t tile = width * VECTOR_COLUMNS;
     size_t tiles = (n + tile - 1) / tile, blocks = (m + high - 1) / high;
     size_t wanted = 8 * (size_t)(device->info.compute_units > 0 ? device->info.compute_units : 1);
     size_t runs = tiles >= wanted ? 1 : (wanted + tiles - 1) / tiles;
@@ -82,11 +104,10 @@ static resmap_status vector_gemm(rsm_device *device, size_t m, size_t n, size_t 
                    RSM_INT(accumulate), RSM_INT(rows));
 }
 
-static resmap_status group_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
-                                rsm_matrix c, int accumulate)
+static resmap_status group_gemm(rsm_device *device, const rsm_variant *variant, size_t m, size_t n, size_t k,
+                                rsm_matrix a, rsm_matrix b, rsm_matrix c, int accumulate)
 {
-    size_t group = device->info.max_work_group >= 256 ? 16 : device->info.max_work_group >= 64 ? 8 : 4;
-    size_t side = 4 * group;
+    size_t group = (size_t)variant->values[1], side = 4 * group;
     char options[32];
     rsm_kernel *kernel;
     snprintf(options, sizeof options, "-DGROUP=%d", (int)group);
@@ -116,13 +137,16 @@ resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_mat
                   c.buffer->host + c.offset, c.stride, accumulate);
         return RESMAP_OK;
     }
-    if (device->gemm == RSM_GEMM_CLBLAST) {
+    rsm_variant variant = choose(device, m, k);
+    if (variant.values[0] == RSM_GEMM_CLBLAST) {
         resmap_status status = rsm_clblast_gemm(device, m, n, k, a, b, c, accumulate);
         if (status != RESMAP_DEVICE_FAILED && status != RESMAP_BUILD_FAILED) return status;
         /* Its kernels do not suit the device, and C is as it was. */
         rsm_log(device->env, RESMAP_LOG_INFO, "%s; our own kernel is taken", device->env->error);
-        device->gemm = own_kind(device);
+        rsm_tuned_set(device, rsm_gemm_tunable(m, k), NULL);
+        if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
+        variant = choose(device, m, k);
     }
-    return device->gemm == RSM_GEMM_VECTOR ? vector_gemm(device, m, n, k, a, b, c, accumulate)
-                                           : group_gemm(device, m, n, k, a, b, c, accumulate);
+    return variant.values[0] == RSM_GEMM_VECTOR ? vector_gemm(device, &variant, m, n, k, a, b, c, accumulate)
+                                                : group_gemm(device, &variant, m, n, k, a, b, c, accumulate);
 }

@@ -481,11 +481,13 @@ resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm
 {
     /* Enough work in each launch, and few rows copied from band to band; on CPUs more gains nothing. */
     size_t preferred = (rsm_device_is_cpu(net->device) ? (size_t)16 : (size_t)64) << 20;
+    const rsm_variant *tuned = rsm_tuned(net->device, RSM_TUNE_BANDS);
     size_t scratch, smaller;
     rsm_plan *plan = calloc(1, sizeof *plan);
     resmap_status status;
 
     if (plan == NULL) return rsm_no_memory(net->env, sizeof *plan);
+    if (tuned != NULL) preferred = ((size_t)tuned->values[0] << 20) / sizeof(float);
     plan->net = net;
     plan->device = net->device;
     plan->env = net->env;

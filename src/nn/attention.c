@@ -24,16 +24,22 @@ size_t rsm_attention_scratch(size_t channels, size_t heads, size_t count)
     return (count + CHUNK - 1) / CHUNK * rsm_attention_sums_count(channels, heads);
 }
 
-static size_t tile_of(const rsm_cut *cut)
+/* How the kernels cut the work, and *tile. */
+static rsm_cut cut_of(const rsm_device *device, size_t *tile)
 {
-    return cut->vector == 4 || cut->vector == 8 ? NARROW_CPU_TILE : TILE;
+    const rsm_variant *tuned = rsm_tuned(device, RSM_TUNE_ATTENTION);
+    const rsm_cut cut = rsm_cut_tuned(device, tuned, SIZE_MAX);
+    *tile = cut.vector == 4 || cut.vector == 8 ? NARROW_CPU_TILE : TILE;
+    if (tuned && tuned->values[2]) *tile = (size_t)tuned->values[2];
+    return cut;
 }
 
-static resmap_status get_kernel(rsm_device *device, const char *name, const rsm_cut *cut, rsm_kernel **kernel)
+static resmap_status get_kernel(rsm_device *device, const char *name, const rsm_cut *cut, size_t tile,
+                                rsm_kernel **kernel)
 {
     char options[64];
     snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d", (int)cut->local[0],
-             (int)tile_of(cut), CHUNK);
+             (int)tile, CHUNK);
     return rsm_cut_kernel(device, "attention", name, cut, options, kernel);
 }
 
@@ -80,14 +86,15 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     }
 
     rsm_kernel *partial, *total;
-    const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);
-    const size_t chunks = (count + CHUNK - 1) / CHUNK, tiles = (c + tile_of(&cut) - 1) / tile_of(&cut);
+    size_t tile;
+    const rsm_cut cut = cut_of(device, &tile);
+    const size_t chunks = (count + CHUNK - 1) / CHUNK, tiles = (c + tile - 1) / tile;
     /* A CPU goes on along a row of tiles while the channels of q are in its cache. */
     const size_t span = cut.vector > 1 ? tiles : 1;
     const size_t groups = (tiles + span - 1) / span;
     const size_t global[3] = {cut.local[0], tiles * groups, chunks * heads};
-    RSM_TRY(get_kernel(device, "attention_partial", &cut, &partial));
-    RSM_TRY(get_kernel(device, "attention_total", &cut, &total));
+    RSM_TRY(get_kernel(device, "attention_partial", &cut, tile, &partial));
+    RSM_TRY(get_kernel(device, "attention_total", &cut, tile, &total));
     RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k), RSM_VECTOR(scratch),
                     RSM_INT(c), RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
     RSM_TRY(rsm_profile_next(device, "attention_total", channels, heads, (double)chunks * (double)number,
@@ -137,9 +144,10 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
                           heads);
     } else {
         rsm_kernel *kernel;
-        const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);
+        size_t tile;
+        const rsm_cut cut = cut_of(device, &tile);
         const size_t global[1] = {channels};
-        RSM_TRY(get_kernel(device, "attention_softmax", &cut, &kernel));
+        RSM_TRY(get_kernel(device, "attention_softmax", &cut, tile, &kernel));
         RSM_TRY(RSM_RUN(device, kernel, 1, global, cut.local, RSM_VECTOR(sums), RSM_VECTOR(temperature),
                         RSM_VECTOR(scratch), RSM_INT(c), RSM_INT(heads)));
     }

@@ -52,18 +52,20 @@ static resmap_status check(rsm_device *device, const char *what, rsm_map x, rsm_
 }
 
 /* *cut, *item_rows, the global size and the kernel. cpu_rows: ROWS on CPUs. */
-static resmap_status prepare(rsm_device *device, const char *name, size_t channels, size_t rows,
-                             size_t width, int cpu_rows, rsm_cut *cut, size_t *item_rows, size_t global[3],
-                             rsm_kernel **kernel)
+static resmap_status prepare(rsm_device *device, rsm_tunable tunable, const char *name, size_t channels,
+                             size_t rows, size_t width, int cpu_rows, rsm_cut *cut, size_t *item_rows,
+                             size_t global[3], rsm_kernel **kernel)
 {
     char options[32];
-    *cut = rsm_cut_rows(device, width);
+    const rsm_variant *tuned = rsm_tuned(device, tunable);
+    *cut = rsm_cut_tuned(device, tuned, width);
     const int cpu = cut->columns == 1;
-    *item_rows = cpu ? CPU_ITEM_ROWS : ROWS;
+    const int held = tuned && tuned->values[2] ? tuned->values[2] : cpu ? cpu_rows : ROWS;
+    *item_rows = cpu ? tuned && tuned->values[3] ? (size_t)tuned->values[3] : CPU_ITEM_ROWS : (size_t)held;
     global[0] = cut->columns;
     global[1] = (rows + *item_rows - 1) / *item_rows;
     global[2] = channels;
-    snprintf(options, sizeof options, "-DROWS=%d", cpu ? cpu_rows : ROWS);
+    snprintf(options, sizeof options, "-DROWS=%d", held);
     return rsm_cut_kernel(device, "depthwise3x3", name, cut, options, kernel);
 }
 
@@ -82,7 +84,8 @@ resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_
         reference(x, w, y, channels, rows, width);
         return RESMAP_OK;
     }
-    RSM_TRY(prepare(device, "depthwise3x3", channels, rows, width, ROWS, &cut, &item_rows, global, &kernel));
+    RSM_TRY(prepare(device, RSM_TUNE_DEPTHWISE, "depthwise3x3", channels, rows, width, ROWS, &cut, &item_rows,
+                    global, &kernel));
     return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_INT(rows),
                    RSM_INT(width), RSM_INT(item_rows));
 }
@@ -102,8 +105,8 @@ resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w,
         reference_gate(x, w, y, hidden, rows, width);
         return RESMAP_OK;
     }
-    RSM_TRY(prepare(device, "depthwise3x3_gate", hidden, rows, width, CPU_GATE_ROWS, &cut, &item_rows,
-                    global, &kernel));
+    RSM_TRY(prepare(device, RSM_TUNE_GATE, "depthwise3x3_gate", hidden, rows, width, CPU_GATE_ROWS, &cut,
+                    &item_rows, global, &kernel));
     return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y),
                    RSM_INT(hidden), RSM_INT(rows), RSM_INT(width), RSM_INT(item_rows));
 }

@@ -46,8 +46,9 @@ resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, r
     }
 
     rsm_kernel *kernel;
-    const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);
-    const size_t block = cut.vector > 1 ? CPU_BLOCK : 1;
+    const rsm_variant *tuned = rsm_tuned(device, RSM_TUNE_LAYER_NORM);
+    const rsm_cut cut = rsm_cut_tuned(device, tuned, SIZE_MAX);
+    const size_t block = tuned && tuned->values[2] ? (size_t)tuned->values[2] : cut.vector > 1 ? CPU_BLOCK : 1;
     const size_t pixels = block * (size_t)cut.vector;
     const size_t global[1] = {(count + pixels - 1) / pixels};
     char options[64];

@@ -45,17 +45,24 @@ double *rsm_vector_host(rsm_vector vector)
 
 rsm_cut rsm_cut_rows(const rsm_device *device, size_t width)
 {
+    return rsm_cut_tuned(device, NULL, width);
+}
+
+rsm_cut rsm_cut_tuned(const rsm_device *device, const rsm_variant *variant, size_t width)
+{
     rsm_cut cut = {.vector = 1, .local = {1, 1, 1}, .columns = 1};
     int widest = rsm_device_vector(device);
     const char *forced = getenv("RESMAP_VECTOR");
     if (forced && forced[0]) widest = atoi(forced);
+    if (variant && variant->values[0]) widest = variant->values[0];
     if (widest > 1) {
         cut.vector = widest >= 16 ? 16 : widest >= 8 ? 8 : 4;
         while (cut.vector > 1 && (size_t)cut.vector > width)
             cut.vector = cut.vector == 4 ? 1 : cut.vector / 2;
     } else {
         const size_t most = rsm_device_info(device)->max_work_group;
-        cut.local[0] = most < GROUP ? most : GROUP;
+        const size_t group = variant && variant->values[1] ? (size_t)variant->values[1] : GROUP;
+        cut.local[0] = most < group ? most : group;
         cut.columns = width;
     }
     snprintf(cut.options, sizeof cut.options, "-DVECTOR=%d", cut.vector);

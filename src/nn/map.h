@@ -30,6 +30,9 @@ typedef struct rsm_cut {
 /* For rows of `width` elements, in which a vector must fit; SIZE_MAX where the kernel handles any number.
  * $RESMAP_VECTOR (1, 4, 8, 16) sets the vector in tests: 1 is how devices other than CPUs work. */
 rsm_cut rsm_cut_rows(const rsm_device *device, size_t width);
+/* The same with the vector and the work-group of a tuned variant, values[0] and values[1], where they are not 0;
+ * variant may be NULL. */
+rsm_cut rsm_cut_tuned(const rsm_device *device, const rsm_variant *variant, size_t width);
 
 /* The kernel `name` of cl/`program`.cl for this cut, with further options ("" for none). */
 resmap_status rsm_cut_kernel(rsm_device *device, const char *program, const char *name, const rsm_cut *cut,
