@@ -1,6 +1,7 @@
 /* Transposed attention: products of q and k summed over the pixels, then the softmax.
  *
- * q, k: channel c of pixel i at offset + c * plane + i; head h owns the channels h * c ... (h + 1) * c - 1.
+ * q, k (X_TYPE): channel c of pixel i at offset + c * plane + i; head h owns the channels h * c ...
+ * (h + 1) * c - 1.
  * Sums of a head: c * c products (row: channel of q), then c squares of q, then c squares of k; the heads one
  * after the other.
  *
@@ -22,8 +23,8 @@
 #endif
 
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1)))
-void attention_partial(__global const float *q, const int q_offset, const int q_plane,
-                       __global const float *k, const int k_offset, const int k_plane,
+void attention_partial(__global const X_TYPE *q, const int q_offset, const int q_plane,
+                       __global const X_TYPE *k, const int k_offset, const int k_plane,
                        __global float *scratch, const int scratch_offset, const int c, const int heads,
                        const int count, const int groups, const int span)
 {
@@ -43,8 +44,8 @@ void attention_partial(__global const float *q, const int q_offset, const int q_
     scratch += scratch_offset + (chunk * heads + head) * (c * c + 2 * c);
 
     /* Channels past the last repeat it, and are not written. */
-    __global const float *from_q[TILE];
-    __global const float *from_k[TILE];
+    __global const X_TYPE *from_q[TILE];
+    __global const X_TYPE *from_k[TILE];
 #pragma unroll
     for (int a = 0; a < TILE; a++) from_q[a] = q + min(row * TILE + a, c - 1) * q_plane;
 
@@ -59,8 +60,8 @@ void attention_partial(__global const float *q, const int q_offset, const int q_
         for (int i = lane * VECTOR; i < n; i += LANES * VECTOR) {
 #pragma unroll
             for (int a = 0; a < TILE; a++) {
-                const vec u = vec_load_part(from_q[a] + i, n - i);
-                const vec v = vec_load_part(from_k[a] + i, n - i);
+                const vec u = vec_load_part(X_TYPE, from_q[a] + i, n - i);
+                const vec v = vec_load_part(X_TYPE, from_k[a] + i, n - i);
                 squares[a] += u * u;
                 squares[TILE + a] += v * v;
             }
@@ -93,10 +94,10 @@ void attention_partial(__global const float *q, const int q_offset, const int q_
         for (; i + VECTOR <= n; i += LANES * VECTOR) {
             vec u[TILE];
 #pragma unroll
-            for (int a = 0; a < TILE; a++) u[a] = vec_load(from_q[a] + i);
+            for (int a = 0; a < TILE; a++) u[a] = vec_load(X_TYPE, from_q[a] + i);
 #pragma unroll
             for (int b = 0; b < TILE; b++) {
-                const vec v = vec_load(from_k[b] + i);
+                const vec v = vec_load(X_TYPE, from_k[b] + i);
 #pragma unroll
                 for (int a = 0; a < TILE; a++) sum[a * TILE + b] += u[a] * v;
             }
@@ -105,10 +106,10 @@ void attention_partial(__global const float *q, const int q_offset, const int q_
         if (i < n) {
             vec u[TILE];
 #pragma unroll
-            for (int a = 0; a < TILE; a++) u[a] = vec_load_part(from_q[a] + i, n - i);
+            for (int a = 0; a < TILE; a++) u[a] = vec_load_part(X_TYPE, from_q[a] + i, n - i);
 #pragma unroll
             for (int b = 0; b < TILE; b++) {
-                const vec v = vec_load_part(from_k[b] + i, n - i);
+                const vec v = vec_load_part(X_TYPE, from_k[b] + i, n - i);
 #pragma unroll
                 for (int a = 0; a < TILE; a++) sum[a * TILE + b] += u[a] * v;
             }
@@ -145,10 +146,10 @@ __kernel void attention_total(__global const float *scratch, const int scratch_o
     sums += sums_offset;
     for (int i = first; i < last; i += VECTOR) {
         vec sum = 0.0f;
-        if (accumulate) sum = vec_load_part(sums + i, last - i);
+        if (accumulate) sum = vec_load_part(float, sums + i, last - i);
         for (int chunk = 0; chunk < chunks; chunk++)
-            sum += vec_load_part(scratch + chunk * number + i, last - i);
-        vec_store_part(sum, sums + i, last - i);
+            sum += vec_load_part(float, scratch + chunk * number + i, last - i);
+        vec_store_part(float, sum, sums + i, last - i);
     }
 }
 

@@ -13,7 +13,7 @@ void channel_mean(__global const float *x, const int x_offset, const int x_plane
     const int lane = get_local_id(0);
     x += x_offset + channel * x_plane;
     vec sum = 0.0f;
-    for (int i = lane * VECTOR; i < count; i += LANES * VECTOR) sum += vec_load_part(x + i, count - i);
+    for (int i = lane * VECTOR; i < count; i += LANES * VECTOR) sum += vec_load_part(float, x + i, count - i);
     float total = vec_sum(sum);
 #if LANES > 1
     __local float lanes[LANES];

@@ -13,16 +13,16 @@
 /* sum[k] = the output row k of ROWS at column p; x: the first input row. Input rows past the last (`below`)
  * are not read, and what they would give is not stored. inside: the columns do not touch the ends of the
  * row, which saves the tests. */
-vec_inline void convolve(vec sum[ROWS], __global const float *x, __global const float *w, int below,
+vec_inline void convolve(vec sum[ROWS], __global const X_TYPE *x, __global const float *w, int below,
                          int width, int p, const int inside)
 {
 #pragma unroll
     for (int k = 0; k < ROWS; k++) sum[k] = 0.0f;
 #pragma unroll
     for (int i = 0; i < ROWS + 2; i++) {
-        const vec left = inside ? vec_load(x + p - 1) : vec_load_before(x, p);
-        const vec centre = vec_load(x + p);
-        const vec right = inside ? vec_load(x + p + 1) : vec_load_after(x, p, width);
+        const vec left = inside ? vec_load(X_TYPE, x + p - 1) : vec_load_before(X_TYPE, x, p);
+        const vec centre = vec_load(X_TYPE, x + p);
+        const vec right = inside ? vec_load(X_TYPE, x + p + 1) : vec_load_after(X_TYPE, x, p, width);
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             const int j = i - k;
@@ -36,8 +36,8 @@ vec_inline void convolve(vec sum[ROWS], __global const float *x, __global const 
     }
 }
 
-__kernel void depthwise3x3(__global const float *x, const int x_offset, const int x_plane,
-                           __global const float *w, const int w_offset, __global float *y,
+__kernel void depthwise3x3(__global const X_TYPE *x, const int x_offset, const int x_plane,
+                           __global const float *w, const int w_offset, __global Y_TYPE *y,
                            const int y_offset, const int y_plane, const int rows, const int width,
                            const int item_rows)
 {
@@ -56,7 +56,7 @@ __kernel void depthwise3x3(__global const float *x, const int x_offset, const in
             else convolve(sum, x + r * width, w, rows + 1 - r, width, p, 0);
 #pragma unroll
             for (int k = 0; k < ROWS; k++)
-                if (r + k < last) vec_store(sum[k], y + (r + k) * width + p);
+                if (r + k < last) vec_store(Y_TYPE, sum[k], y + (r + k) * width + p);
         }
     }
 }
@@ -89,20 +89,20 @@ vec_inline vec gelu(vec x)
 }
 
 /* ROWS rows at one vector of columns. y: the first output row; last: how many there are. */
-vec_inline void gate(__global const float *x, int other, __global const float *w, int other_w,
-                     __global float *y, int last, int below, int width, int p, const int inside)
+vec_inline void gate(__global const X_TYPE *x, int other, __global const float *w, int other_w,
+                     __global Y_TYPE *y, int last, int below, int width, int p, const int inside)
 {
     vec gate[ROWS], sum[ROWS];
     convolve(gate, x, w, below, width, p, inside);
     convolve(sum, x + other, w + other_w, below, width, p, inside);
 #pragma unroll
     for (int k = 0; k < ROWS; k++)
-        if (k < last) vec_store(gelu(gate[k]) * sum[k], y + k * width + p);
+        if (k < last) vec_store(Y_TYPE, gelu(gate[k]) * sum[k], y + k * width + p);
 }
 
 /* y[c] = gelu(d[c]) * d[c + hidden], d the convolution of the 2 * hidden channels of x. */
-__kernel void depthwise3x3_gate(__global const float *x, const int x_offset, const int x_plane,
-                                __global const float *w, const int w_offset, __global float *y,
+__kernel void depthwise3x3_gate(__global const X_TYPE *x, const int x_offset, const int x_plane,
+                                __global const float *w, const int w_offset, __global Y_TYPE *y,
                                 const int y_offset, const int y_plane, const int hidden, const int rows,
                                 const int width, const int item_rows)
 {
@@ -115,8 +115,8 @@ __kernel void depthwise3x3_gate(__global const float *x, const int x_offset, con
     for (int r = first; r < last; r += ROWS) {
         for (int i = get_global_id(0); i < vec_number(width); i += get_global_size(0)) {
             const int p = vec_begin(i, width);
-            __global const float *from = x + r * width;
-            __global float *to = y + r * width;
+            __global const X_TYPE *from = x + r * width;
+            __global Y_TYPE *to = y + r * width;
             if (p > 0 && p + VECTOR < width)
                 gate(from, hidden * x_plane, w, hidden * 9, to, last - r, rows + 1 - r, width, p, 1);
             else

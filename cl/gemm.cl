@@ -1,7 +1,8 @@
 /* C[M,N] = A[M,K] B[K,N] (+ C when accumulate), row-major, each with an offset and a stride (elements). Nothing
  * outside the matrices is read, so what lies between their rows may be anything. Sums run over k in ascending
  * order, in runs of DEPTH that are added up in C: the same every time. Products are added by a * b + c, which
- * compilers fuse where the device can, not by fma(), which devices without it emulate.
+ * compilers fuse where the device can, not by fma(), which devices without it emulate. B and C are of B_TYPE and
+ * C_TYPE, float or half; with half DEPTH must be >= K, for sums are float.
  *
  *        N                gemm_vector (CPUs): a work-item computes COLUMNS vectors of WIDTH columns of C for a run
  *      +---+---+---+      of rows. It first copies its columns of B (DEPTH rows at a time) to a dense private
@@ -18,6 +19,13 @@
 #define GROUP 16
 #endif
 
+#ifndef B_TYPE
+#define B_TYPE float
+#endif
+#ifndef C_TYPE
+#define C_TYPE float
+#endif
+
 #ifdef WIDTH
 
 #ifndef DEPTH
@@ -29,8 +37,12 @@
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define VEC JOIN(float, WIDTH)
-#define VLOAD JOIN(vload, WIDTH)
-#define VSTORE JOIN(vstore, WIDTH)
+#define VLOAD_float(i, p) JOIN(vload, WIDTH)((i), (p))
+#define VLOAD_half(i, p) JOIN(vload_half, WIDTH)((i), (p))
+#define VSTORE_float(v, i, p) JOIN(vstore, WIDTH)((v), (i), (p))
+#define VSTORE_half(v, i, p) JOIN(vstore_half, WIDTH)((v), (i), (p))
+#define VLOAD(type, i, p) OF_TYPE(VLOAD, type)(i, p)
+#define VSTORE(type, v, i, p) OF_TYPE(VSTORE, type)(v, i, p)
 
 #ifndef ROWS
 #define ROWS 8
@@ -45,8 +57,8 @@
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void gemm_vector(const int m, const int n, const int k, __global const float *a, const int a_offset,
-                 const int a_stride, __global const float *b, const int b_offset, const int b_stride,
-                 __global float *c, const int c_offset, const int c_stride, const int accumulate, const int rows)
+                 const int a_stride, __global const B_TYPE *b, const int b_offset, const int b_stride,
+                 __global C_TYPE *c, const int c_offset, const int c_stride, const int accumulate, const int rows)
 {
     VEC columns[DEPTH * COLUMNS];
     const int column = (int)get_global_id(0) * TILE;
@@ -62,16 +74,17 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
         const int add = accumulate || k0 > 0;
         if (width == TILE) {
             for (int p = 0; p < depth; p++) {
-                __global const float *from = b + (k0 + p) * b_stride;
-                columns[p * COLUMNS] = VLOAD(0, from);
-                columns[p * COLUMNS + 1] = VLOAD(1, from);
-                columns[p * COLUMNS + 2] = VLOAD(2, from);
+                __global const B_TYPE *from = b + (k0 + p) * b_stride;
+                columns[p * COLUMNS] = VLOAD(B_TYPE, 0, from);
+                columns[p * COLUMNS + 1] = VLOAD(B_TYPE, 1, from);
+                columns[p * COLUMNS + 2] = VLOAD(B_TYPE, 2, from);
             }
         } else {
             float *to = (float *)columns;
             for (int p = 0; p < depth; p++) {
-                __global const float *from = b + (k0 + p) * b_stride;
-                for (int j = 0; j < TILE; j++) to[p * TILE + j] = j < width ? from[j] : 0.0f;
+                __global const B_TYPE *from = b + (k0 + p) * b_stride;
+                for (int j = 0; j < TILE; j++)
+                    to[p * TILE + j] = j < width ? scalar_load(B_TYPE, from + j) : 0.0f;
             }
         }
         for (int row = first; row < last; row += ROWS) {
@@ -94,15 +107,15 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
             }
 #define STORE(r)                                                                                      \
             if (row + r < last) {                                                                     \
-                __global float *to = c + (row + r) * c_stride;                                        \
+                __global C_TYPE *to = c + (row + r) * c_stride;                                       \
                 if (add) {                                                                            \
-                    c##r##0 += VLOAD(0, to);                                                          \
-                    c##r##1 += VLOAD(1, to);                                                          \
-                    c##r##2 += VLOAD(2, to);                                                          \
+                    c##r##0 += VLOAD(C_TYPE, 0, to);                                                  \
+                    c##r##1 += VLOAD(C_TYPE, 1, to);                                                  \
+                    c##r##2 += VLOAD(C_TYPE, 2, to);                                                  \
                 }                                                                                     \
-                VSTORE(c##r##0, 0, to);                                                               \
-                VSTORE(c##r##1, 1, to);                                                               \
-                VSTORE(c##r##2, 2, to);                                                               \
+                VSTORE(C_TYPE, c##r##0, 0, to);                                                       \
+                VSTORE(C_TYPE, c##r##1, 1, to);                                                       \
+                VSTORE(C_TYPE, c##r##2, 2, to);                                                       \
             }
 #define KEEP(r)                                                                                       \
             rest[r * COLUMNS] = c##r##0;                                                              \
@@ -115,8 +128,11 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
                 const float *value = (const float *)rest;
                 EACH_ROW(KEEP)
                 for (int r = 0; r < min(last - row, ROWS); r++) {
-                    __global float *to = c + (row + r) * c_stride;
-                    for (int j = 0; j < width; j++) to[j] = value[r * TILE + j] + (add ? to[j] : 0.0f);
+                    __global C_TYPE *to = c + (row + r) * c_stride;
+                    for (int j = 0; j < width; j++) {
+                        const float sum = value[r * TILE + j] + (add ? scalar_load(C_TYPE, to + j) : 0.0f);
+                        scalar_store(C_TYPE, sum, to + j);
+                    }
                 }
             }
         }
@@ -131,8 +147,8 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
 
 __kernel __attribute__((reqd_work_group_size(GROUP, GROUP, 1)))
 void gemm_group(const int m, const int n, const int k, __global const float *a, const int a_offset,
-                const int a_stride, __global const float *b, const int b_offset, const int b_stride,
-                __global float *c, const int c_offset, const int c_stride, const int accumulate)
+                const int a_stride, __global const B_TYPE *b, const int b_offset, const int b_stride,
+                __global C_TYPE *c, const int c_offset, const int c_stride, const int accumulate)
 {
     __local float a_tile[GROUP][SIDE + 1];       /* transposed; one more spreads a column over the banks */
     __local float b_tile[GROUP][SIDE];
@@ -148,7 +164,8 @@ void gemm_group(const int m, const int n, const int k, __global const float *a, 
         for (int i = 0; i < 4; i++) {
             const int r = row + y + i * GROUP, q = column + x + i * GROUP;
             a_tile[x][y + i * GROUP] = r < m && k0 + x < k ? a[a_offset + r * a_stride + k0 + x] : 0.0f;
-            b_tile[y][x + i * GROUP] = q < n && k0 + y < k ? b[b_offset + (k0 + y) * b_stride + q] : 0.0f;
+            __global const B_TYPE *from = b + b_offset + (k0 + y) * b_stride + q;
+            b_tile[y][x + i * GROUP] = q < n && k0 + y < k ? scalar_load(B_TYPE, from) : 0.0f;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         for (int p = 0; p < GROUP; p++) {
@@ -164,8 +181,9 @@ void gemm_group(const int m, const int n, const int k, __global const float *a, 
         for (int j = 0; j < 4; j++) {
             const int r = row + y + i * GROUP, q = column + x + j * GROUP;
             if (r < m && q < n) {
-                const int at = c_offset + r * c_stride + q;
-                c[at] = accumulate ? c[at] + sum[i][j] : sum[i][j];
+                __global C_TYPE *to = c + c_offset + r * c_stride + q;
+                const float total = accumulate ? scalar_load(C_TYPE, to) + sum[i][j] : sum[i][j];
+                scalar_store(C_TYPE, total, to);
             }
         }
     }

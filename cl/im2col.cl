@@ -6,7 +6,7 @@
  * Work-items: global id 0 takes every get_global_size(0)-th vector of columns (CPUs start one work-item,
  * others one for every column), id 1 is a row, id 2 a channel. Any work-group that is 1 wide in ids 1 and 2.
  * width >= VECTOR. */
-__kernel void im2col(__global const float *x, const int x_offset, const int x_plane, __global float *col,
+__kernel void im2col(__global const float *x, const int x_offset, const int x_plane, __global Y_TYPE *col,
                      const int col_offset, const int height, const int width, const int first_row,
                      const int rows)
 {
@@ -22,13 +22,13 @@ __kernel void im2col(__global const float *x, const int x_offset, const int x_pl
             vec left = 0.0f, centre = 0.0f, right = 0.0f;
             if (source >= 0 && source < height) {
                 __global const float *row = x + source * width;
-                left = vec_load_before(row, p);
-                centre = vec_load(row + p);
-                right = vec_load_after(row, p, width);
+                left = vec_load_before(float, row, p);
+                centre = vec_load(float, row + p);
+                right = vec_load_after(float, row, p, width);
             }
-            vec_store(left, col + (3 * j) * plane + p);
-            vec_store(centre, col + (3 * j + 1) * plane + p);
-            vec_store(right, col + (3 * j + 2) * plane + p);
+            vec_store(Y_TYPE, left, col + (3 * j) * plane + p);
+            vec_store(Y_TYPE, centre, col + (3 * j + 1) * plane + p);
+            vec_store(Y_TYPE, right, col + (3 * j + 2) * plane + p);
         }
     }
 }

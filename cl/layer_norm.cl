@@ -1,6 +1,7 @@
 /* Layer norm over the channels of every pixel. Reads x twice: first for mean and variance, by Welford's
  * update on the distances from channel 0, which keeps what a large common level would drown; then to write
- * y. y may be x.
+ * y. y may be x where
+ * Y_TYPE is float.
  *
  * x, y: channel c of pixel i at offset + c * plane + i. weight, bias: one number a channel (bias unused
  * without WITH_BIAS).
@@ -13,12 +14,13 @@
 #define WITH_BIAS 0
 #endif
 
-#define LOAD(p, b)                                                                                         \
-    (whole ? vec_load((p) + (b) * VECTOR) : vec_load_part((p) + (b) * VECTOR, rest - (b) * VECTOR))
+#define LOAD(p, b)                                                                                  \
+    (whole ? vec_load(float, (p) + (b) * VECTOR)                                                    \
+           : vec_load_part(float, (p) + (b) * VECTOR, rest - (b) * VECTOR))
 
 /* `rest` pixels are left from x on; `whole`: at least a block. */
 vec_inline void norm(__global const float *x, int x_plane, __global const float *weight,
-                     __global const float *bias, __global float *y, int y_plane, int channels, int rest,
+                     __global const float *bias, __global Y_TYPE *y, int y_plane, int channels, int rest,
                      const int whole)
 {
     vec shift[BLOCK], mean[BLOCK], squares[BLOCK];
@@ -40,22 +42,22 @@ vec_inline void norm(__global const float *x, int x_plane, __global const float 
     for (int b = 0; b < BLOCK; b++) squares[b] = 1.0f / sqrt(squares[b] / (float)channels + 1e-5f);
     for (int c = 0; c < channels; c++) {
         __global const float *from = x + c * x_plane;
-        __global float *to = y + c * y_plane;
+        __global Y_TYPE *to = y + c * y_plane;
         for (int b = 0; b < BLOCK; b++) {
 #if WITH_BIAS
             const vec value = (LOAD(from, b) - shift[b] - mean[b]) * squares[b] * weight[c] + bias[c];
 #else
             const vec value = LOAD(from, b) * squares[b] * weight[c];
 #endif
-            if (whole) vec_store(value, to + b * VECTOR);
-            else vec_store_part(value, to + b * VECTOR, rest - b * VECTOR);
+            if (whole) vec_store(Y_TYPE, value, to + b * VECTOR);
+            else vec_store_part(Y_TYPE, value, to + b * VECTOR, rest - b * VECTOR);
         }
     }
 }
 
 __kernel void layer_norm(__global const float *x, const int x_offset, const int x_plane,
                          __global const float *weight, const int weight_offset, __global const float *bias,
-                         const int bias_offset, __global float *y, const int y_offset, const int y_plane,
+                         const int bias_offset, __global Y_TYPE *y, const int y_offset, const int y_plane,
                          const int channels, const int count)
 {
     const int first = (int)get_global_id(0) * (BLOCK * VECTOR);

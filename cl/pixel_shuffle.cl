@@ -63,8 +63,8 @@ __kernel void pixel_shuffle(__global const float *coarse, const int coarse_offse
     for (int i = get_global_id(0); i < vec_number(width); i += get_global_size(0)) {
         const int p = vec_begin(i, width);
         for (int j = 0; j < 2; j++) {
-            const vec even = vec_load(coarse + 2 * j * coarse_plane + p);
-            const vec odd = vec_load(coarse + (2 * j + 1) * coarse_plane + p);
+            const vec even = vec_load(float, coarse + 2 * j * coarse_plane + p);
+            const vec odd = vec_load(float, coarse + (2 * j + 1) * coarse_plane + p);
             store_pairs(even, odd, fine + 2 * j * width + 2 * p);
         }
     }
@@ -83,8 +83,8 @@ __kernel void pixel_unshuffle(__global const float *fine, const int fine_offset,
         for (int j = 0; j < 2; j++) {
             vec even, odd;
             load_pairs(&even, &odd, fine + 2 * j * width + 2 * p);
-            vec_store(even, coarse + 2 * j * coarse_plane + p);
-            vec_store(odd, coarse + (2 * j + 1) * coarse_plane + p);
+            vec_store(float, even, coarse + 2 * j * coarse_plane + p);
+            vec_store(float, odd, coarse + (2 * j + 1) * coarse_plane + p);
         }
     }
 }

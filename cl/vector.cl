@@ -1,18 +1,46 @@
 /* Put before every program: the vector that an operation works on, VECTOR (1, 4, 8 or 16) neighbouring
- * pixels. CPUs take as many floats as a register holds and run one work-item a group; other devices take 1
- * and put neighbouring pixels on neighbouring work-items. */
+ * pixels, and how maps are loaded and stored. CPUs take as many floats as a register holds and run one
+ * work-item a group; other devices take 1 and put neighbouring pixels on neighbouring work-items. */
 #ifndef VECTOR
 #define VECTOR 1
+#endif
+
+/* Storage: the elements of the maps x and y are of X_TYPE and Y_TYPE, float or half; everything is computed
+ * in float. Half needs no extension for that: vload_half and vstore_half are core OpenCL. */
+#ifndef X_TYPE
+#define X_TYPE float
+#endif
+#ifndef Y_TYPE
+#define Y_TYPE float
 #endif
 
 /* Calls cost registers: PoCL passes vectors and arrays through memory. */
 #define vec_inline static inline __attribute__((always_inline))
 
+#define OF_TYPE_(name, type) name##_##type
+#define OF_TYPE(name, type) OF_TYPE_(name, type)
+#define VEC_WIDE_(name, width) name##width
+#define VEC_WIDE(name, width) VEC_WIDE_(name, width)
+
+/* One element, as float. */
+#define scalar_load(type, p) OF_TYPE(scalar_load, type)(p)
+#define scalar_store(type, v, p) OF_TYPE(scalar_store, type)(v, p)
+#define scalar_load_float(p) (*(p))
+#define scalar_load_half(p) vload_half(0, (p))
+#define scalar_store_float(v, p) (*(p) = (v))
+#define scalar_store_half(v, p) vstore_half((v), 0, (p))
+
+/* VECTOR of them. */
+#define vec_load(type, p) OF_TYPE(vec_load, type)(p)
+#define vec_store(type, v, p) OF_TYPE(vec_store, type)(v, p)
+
 #if VECTOR == 1
 
 typedef float vec;
-#define vec_load(p) (*(p))
-#define vec_store(v, p) (*(p) = (v))
+#define vec_load_float(p) scalar_load_float(p)
+#define vec_load_half(p) scalar_load_half(p)
+#define vec_store_float(v, p) scalar_store_float(v, p)
+#define vec_store_half(v, p) scalar_store_half(v, p)
 /* The lanes moved one up or down, zero moved in. */
 #define vec_up(v) (0.0f)
 #define vec_down(v) (0.0f)
@@ -20,11 +48,11 @@ typedef float vec;
 
 #else
 
-#define VEC_JOIN_(a, b) a##b
-#define VEC_JOIN(a, b) VEC_JOIN_(a, b)
-typedef VEC_JOIN(float, VECTOR) vec;
-#define vec_load(p) VEC_JOIN(vload, VECTOR)(0, (p))
-#define vec_store(v, p) VEC_JOIN(vstore, VECTOR)((v), 0, (p))
+typedef VEC_WIDE(float, VECTOR) vec;
+#define vec_load_float(p) VEC_WIDE(vload, VECTOR)(0, (p))
+#define vec_load_half(p) VEC_WIDE(vload_half, VECTOR)(0, (p))
+#define vec_store_float(v, p) VEC_WIDE(vstore, VECTOR)((v), 0, (p))
+#define vec_store_half(v, p) VEC_WIDE(vstore_half, VECTOR)((v), 0, (p))
 
 #if VECTOR == 16
 #define vec_up(v) (vec)(0.0f, (v).s01234567, (v).s89ab, (v).scd, (v).se)
@@ -56,32 +84,29 @@ vec_inline float vec_sum(vec v)
 
 /* The first n lanes (all when n >= VECTOR, none when n <= 0); the others are zero, and their memory is not
  * touched. */
-vec_inline vec vec_load_part(__global const float *p, int n)
-{
-#if VECTOR > 1
-    if (n >= VECTOR) return vec_load(p);
-    float lanes[VECTOR];
-    for (int i = 0; i < VECTOR; i++) lanes[i] = i < n ? p[i] : 0.0f;
-    return vec_load(lanes);
-#else
-    return n > 0 ? *p : 0.0f;
-#endif
-}
+#define vec_load_part(type, p, n) OF_TYPE(vec_load_part, type)((p), (n))
+#define vec_store_part(type, v, p, n) OF_TYPE(vec_store_part, type)((v), (p), (n))
 
-vec_inline void vec_store_part(vec v, __global float *p, int n)
-{
-#if VECTOR > 1
-    if (n >= VECTOR) {
-        vec_store(v, p);
-        return;
+#define VEC_PART(type)                                                                              \
+    vec_inline vec vec_load_part_##type(__global const type *p, int n)                              \
+    {                                                                                               \
+        if (n >= VECTOR) return vec_load(type, p);                                                  \
+        float lanes[VECTOR];                                                                        \
+        for (int i = 0; i < VECTOR; i++) lanes[i] = i < n ? scalar_load(type, p + i) : 0.0f;        \
+        return vec_load_float(lanes);                                                               \
+    }                                                                                               \
+    vec_inline void vec_store_part_##type(vec v, __global type *p, int n)                           \
+    {                                                                                               \
+        if (n >= VECTOR) {                                                                          \
+            vec_store(type, v, p);                                                                  \
+            return;                                                                                 \
+        }                                                                                           \
+        float lanes[VECTOR];                                                                        \
+        vec_store_float(v, lanes);                                                                  \
+        for (int i = 0; i < n; i++) scalar_store(type, lanes[i], p + i);                            \
     }
-    float lanes[VECTOR];
-    vec_store(v, lanes);
-    for (int i = 0; i < n; i++) p[i] = lanes[i];
-#else
-    if (n > 0) *p = v;
-#endif
-}
+VEC_PART(float)
+VEC_PART(half)
 
 /* Where the vector number i of a row of `width` >= VECTOR elements begins: the last one is moved left to
  * end with the row, so that some elements are worked on twice (harmless where no element is both read and
@@ -91,14 +116,7 @@ vec_inline void vec_store_part(vec v, __global float *p, int n)
 
 /* Of a row of `width` elements: the vectors that begin one before and one after p; outside the row there
  * are zeros. */
-vec_inline vec vec_load_before(__global const float *row, int p)
-{
-    if (p > 0) return vec_load(row + p - 1);
-    return vec_up(vec_load(row));
-}
-
-vec_inline vec vec_load_after(__global const float *row, int p, int width)
-{
-    if (p + VECTOR < width) return vec_load(row + p + 1);
-    return vec_down(vec_load(row + p));
-}
+#define vec_load_before(type, row, p)                                                               \
+    ((p) > 0 ? vec_load(type, (row) + (p) - 1) : vec_up(vec_load(type, row)))
+#define vec_load_after(type, row, p, width)                                                         \
+    ((p) + VECTOR < (width) ? vec_load(type, (row) + (p) + 1) : vec_down(vec_load(type, (row) + (p))))
