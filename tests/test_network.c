@@ -369,7 +369,7 @@ START_TEST(memory_limits)
         OK(rsm_view_create(net, h, w, &view));
         limit = rsm_device_bytes(device);
         rsm_view_free(view);
-        for (; limit > 0; limit -= limit / 12 + 1) {
+        for (; limit > 0; limit -= limit / 30 + 1) {
             rsm_device_set_limit(device, limit);
             status = rsm_view_create(net, h, w, &view);
             if (status != RESMAP_OK) break;

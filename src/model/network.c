@@ -47,14 +47,15 @@ struct rsm_network {
 };
 
 /* Level i has channels dim << i and is height >> i by width >> i. Level 0's map is the decoder's: 2 * dim
- * channels, whose upper half is the encoder's, so that the concatenation of decoder level 1 costs nothing. */
+ * channels, whose upper half is the encoder's, so that the concatenation of decoder level 1 costs nothing. The
+ * lower half, free until then, takes what levels 1 and 2 are upsampled to before their skip joins it. */
 struct rsm_plan {
     rsm_network *net;
     rsm_device *device;
     rsm_env *env;
     const rsm_config *config;
     size_t height, width;
-    rsm_buffer *input, *output, *level0, *skip[LEVELS], *work[LEVELS], *scratch, *small;
+    rsm_buffer *input, *level0, *skip[LEVELS], *scratch, *small;
     size_t scratch_count, pooled_offset;
 };
 
@@ -427,16 +428,15 @@ static size_t small_need(const stage *s)
 
 static void clear_plan(rsm_plan *plan)
 {
-    rsm_buffer **buffers[] = {&plan->input, &plan->output, &plan->level0, &plan->scratch, &plan->small};
+    rsm_buffer **buffers[] = {&plan->input, &plan->level0, &plan->scratch, &plan->small};
 
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         rsm_buffer_free(*buffers[i]);
         *buffers[i] = NULL;
     }
     for (int i = 0; i < LEVELS; i++) {
-        if (plan->work[i] != plan->skip[i]) rsm_buffer_free(plan->work[i]);
         rsm_buffer_free(plan->skip[i]);
-        plan->work[i] = plan->skip[i] = NULL;
+        plan->skip[i] = NULL;
     }
 }
 
@@ -446,14 +446,9 @@ static resmap_status allocate(rsm_plan *plan, size_t height, size_t width, size_
     size_t dim = plan->config->dim, pixels = height * width, pooled = 8 * dim;
 
     RSM_TRY(rsm_buffer_create(device, pixels, &plan->input));
-    RSM_TRY(rsm_buffer_create(device, pixels, &plan->output));
     RSM_TRY(rsm_buffer_create(device, 2 * dim * pixels, &plan->level0));
-    for (int i = 1; i < LEVELS; i++) {
-        size_t count = level_channels(plan->net, i) * (pixels >> (2 * i));
-        RSM_TRY(rsm_buffer_create(device, count, &plan->skip[i]));
-        if (i < 3) RSM_TRY(rsm_buffer_create(device, count, &plan->work[i]));
-    }
-    plan->work[3] = plan->skip[3];   /* nothing skips the latent */
+    for (int i = 1; i < LEVELS; i++)
+        RSM_TRY(rsm_buffer_create(device, level_channels(plan->net, i) * (pixels >> (2 * i)), &plan->skip[i]));
     plan->pooled_offset = small_need(&plan->net->decoder[0]);
     plan->pooled_offset = maximum(plan->pooled_offset, small_need(&plan->net->refinement));
     for (int i = 0; i < LEVELS; i++) plan->pooled_offset = maximum(plan->pooled_offset, small_need(&plan->net->encoder[i]));
@@ -467,8 +462,7 @@ static resmap_status allocate(rsm_plan *plan, size_t height, size_t width, size_
 /* Drivers may allocate on first use only: use everything now, so that lack of memory shows while it can be mended. */
 static resmap_status touch(rsm_plan *plan)
 {
-    rsm_buffer *buffers[] = {plan->input, plan->output, plan->level0, plan->skip[1], plan->skip[2],
-                             plan->skip[3], plan->work[1], plan->work[2], plan->small, plan->scratch};
+    rsm_buffer *buffers[] = {plan->input, plan->level0, plan->skip[1], plan->skip[2], plan->skip[3], plan->small, plan->scratch};
 
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         rsm_map all = {buffers[i], 0, rsm_buffer_count(buffers[i])};
@@ -703,7 +697,7 @@ static resmap_status upsample(rsm_plan *plan, rsm_vector weight, level_map x, si
     return RESMAP_OK;
 }
 
-/* x = reduce([x ; skip]): 1x1 convolution of the concatenation, as the sum of its halves. */
+/* skip = reduce([x ; skip]): 1x1 convolution of the concatenation, as the sum of its halves. */
 static resmap_status reduce(rsm_plan *plan, rsm_vector weight, level_map x, level_map skip, size_t channels)
 {
     size_t w = x.width, rows = band_rows(FUSION, channels, 0, x.height, w, plan->scratch_count);
@@ -711,10 +705,9 @@ static resmap_status reduce(rsm_plan *plan, rsm_vector weight, level_map x, leve
 
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = (x.height - first < rows ? x.height - first : rows) * w;
-        rsm_map band = rows_of(x.map, w, first);
-        RSM_TRY(rsm_conv1x1(plan->device, weight, 2 * channels, band, sum, channels, channels, count, 0));
-        RSM_TRY(rsm_conv1x1(plan->device, part_of(weight, channels), 2 * channels, rows_of(skip.map, w, first), sum, channels,
-                            channels, count, 1));
+        rsm_map band = rows_of(skip.map, w, first);
+        RSM_TRY(rsm_conv1x1(plan->device, weight, 2 * channels, rows_of(x.map, w, first), sum, channels, channels, count, 0));
+        RSM_TRY(rsm_conv1x1(plan->device, part_of(weight, channels), 2 * channels, band, sum, channels, channels, count, 1));
         RSM_TRY(rsm_copy(plan->device, sum, band, channels, count));
     }
     return RESMAP_OK;
@@ -771,24 +764,28 @@ resmap_status rsm_plan_encode(rsm_plan *plan, const float *slice, float *pooled)
 
 resmap_status rsm_plan_decode(rsm_plan *plan, float *output)
 {
-    level_map level = feature_of(plan, plan->work[3], 3), whole = feature_of(plan, plan->level0, 0);
-    level_map input = feature_of(plan, plan->input, 0), result = feature_of(plan, plan->output, 0);
+    level_map level = feature_of(plan, plan->skip[3], 3), whole = feature_of(plan, plan->level0, 0);
+    level_map input = feature_of(plan, plan->input, 0), result = feature_of(plan, plan->skip[1], 0);   /* free by then */
 
     if (plan->config->arch == RSM_ARCH_RESMAP && !plan->net->has_prompt)
         return rsm_fail(plan->env, RESMAP_INTERNAL, "network: decoding without a prompt");
     for (int i = 2; i >= 0; i--) {
-        level_map next = i == 0 ? whole : feature_of(plan, plan->work[i], i);
+        level_map next = feature_of(plan, plan->level0, i);
         size_t channels = level_channels(plan->net, i);
         if (plan->config->arch == RSM_ARCH_RESMAP) RSM_TRY(fuse(plan, &plan->net->fusion[i], level));
         RSM_TRY(upsample(plan, plan->net->up[i], level, 2 * channels, next));
-        if (i > 0) RSM_TRY(reduce(plan, plan->net->reduce[i], next, feature_of(plan, plan->skip[i], i), channels));
+        if (i > 0) {
+            level_map skip = feature_of(plan, plan->skip[i], i);
+            RSM_TRY(reduce(plan, plan->net->reduce[i], next, skip, channels));
+            next = skip;
+        }
         RSM_TRY(run_stage(plan, &plan->net->decoder[i], next));
         level = next;
     }
     RSM_TRY(run_stage(plan, &plan->net->refinement, whole));
     RSM_TRY(convolve(plan, plan->net->output_conv, whole, result.map, 2 * plan->config->dim, 1));
     RSM_TRY(rsm_add(plan->device, input.map, result.map, 1, input.map.plane));
-    return rsm_buffer_read(plan->device, plan->output, 0, output, input.map.plane);
+    return rsm_buffer_read(plan->device, result.map.buffer, 0, output, input.map.plane);
 }
 
 resmap_status rsm_network_set_prompt(rsm_network *net, const float *prompt)
