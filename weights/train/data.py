@@ -20,6 +20,7 @@ from scaling import scale_numbers
 from views import area_matrix, view_shape
 
 KINDS = ("motion", "noise", "bias", "clean")
+MADE = ("motion", "clean", "small")             # what the pool holds; noise and fields are drawn by train.py
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -193,13 +194,13 @@ def make_small(src, rng, pixels=64):
 
 def worker(pool, split, seed, sizes, pause):
     os.makedirs(pool, exist_ok=True)
-    rng, made = np.random.default_rng([seed, int(time.time())]), KINDS + ("small",)
+    rng, made = np.random.default_rng([seed, int(time.time())]), MADE
     src = Source(split)
     serial = 1 + max([int(f.split("-")[1]) for f in os.listdir(pool) if f.endswith(".npy")] or [0])
     while True:
         have = {k: sorted((f for f in os.listdir(pool) if f.startswith(k)), key=lambda f: int(f.split("-")[1])) for k in made}
         fill = [len(have[k]) / sizes[k] for k in made]
-        kind = made[int(np.argmin(fill))] if min(fill) < 1 else rng.choice(made, p=[0.5, 0.1, 0.02, 0.18, 0.2])
+        kind = made[int(np.argmin(fill))] if min(fill) < 1 else rng.choice(made, p=[0.6, 0.2, 0.2])
         try:
             g, threshold = (make_small(src, rng), 0.0) if kind == "small" else make_group(src, rng, kind)
         except (RuntimeError, ValueError, IndexError) as e:
@@ -225,4 +226,4 @@ if __name__ == "__main__":
     p.add_argument("--groups", type=int, default=100, help="groups kept of a kind (motion: twice as many)")
     p.add_argument("--pause", type=float, default=0.5)
     a = p.parse_args()
-    worker(a.pool, a.split, a.seed, {k: a.groups * (2 if k == "motion" else 1) for k in KINDS + ("small",)}, a.pause)
+    worker(a.pool, a.split, a.seed, {k: a.groups * (2 if k == "motion" else 1) for k in MADE}, a.pause)

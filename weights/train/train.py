@@ -1,11 +1,15 @@
 """Trains resmap-s: restoration and classification together, on the CPU, one process.
 
-Each optimizer step sums four tasks, one an artifact class, each repeated as --work says:
+Each optimizer step sums a few tasks, each repeated as --work says:
   motion  one whole slice or large crop: restoration and classification
-  noise   patches of 64 to 128 pixels, sometimes more: restoration; classification on a large crop
+  noise   patches, crops and slices under noise drawn afresh: restoration; classification on a large crop
   bias    shrunken 64-pixel views of whole slices under fields drawn afresh: restoration, and classification of the same
           slices with and without the field; one whole slice or large crop: classification
   clean   whole slice or large crop: classification; seldom restoration with another class's prompt (must do nothing)
+  state   what the cascade meets: a slice under one to three artifacts, or what is left of one after some of the network's
+          own steps; classification only, by what helps (see task_state)
+Restoration learns one artifact at a time, as in the paper: what a sample is to be restored to differs from it by that
+artifact alone, but may itself be shaded, noisy or ghosted, so that a step learns to leave the others to theirs.
 The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must; state is kept for
 resuming, and saved when the process is asked to end (SIGTERM).
@@ -20,13 +24,16 @@ import signal
 import time
 
 import numpy as np
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
+import safetensors.numpy
 
 from artifacts import bias_terms
-from data import KINDS
+from data import KINDS, MADE
+from fast import accelerate
 from model import ResMAP, initialise
-from views import area_matrix, pad8, view_shape
+from views import area_matrix, field, pad8, view_shape
 
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
 CONFIG = dict(dim=16, num_blocks=[1, 2, 2, 4], num_refinement_blocks=1, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
@@ -47,6 +54,30 @@ class Prompts:
         return torch.stack(rows)
 
 
+def top_of(x):
+    """The upper scaling number of a volume by a part of it."""
+    return np.percentile(x[x > x.mean()], 99.5)
+
+
+def with_noise(g, i, sigma, blur, rician=None, others=2):
+    """Slice i of the group g [n, H, W] under noise, and how far that moves the scale, by this slice and a few others."""
+    pick = [i] + random.sample([k for k in range(len(g)) if k != i], min(others, len(g) - 1))
+    x = np.asarray(g[pick], dtype=np.float32)
+    noise = lambda: np.random.standard_normal(x.shape).astype(np.float32) * np.float32(sigma)
+    y = x + noise()
+    if random.random() < 0.15 if rician is None else rician:
+        y = np.hypot(y, noise())
+    if blur > 0:
+        y = scipy.ndimage.gaussian_filter(y, (0, blur, blur), truncate=4.0, mode="reflect")
+    return y[0], top_of(y) / top_of(x)
+
+
+def random_noise():
+    sigma = random.uniform(0.02, 0.08) if random.random() < 0.5 else math.exp(random.uniform(math.log(0.004), math.log(0.15)))
+    u = random.random()
+    return sigma, 0.0 if u < 0.25 else random.uniform(0.2, 0.7) if u < 0.7 else random.uniform(0.2, 1)
+
+
 class Pool:
     """Random groups of the rolling pool; a file may vanish between listing and loading."""
 
@@ -57,7 +88,7 @@ class Pool:
         while True:
             if time.time() - self.listed > 15:
                 names = [f for f in os.listdir(self.path) if f.endswith(".npy")]
-                self.names = {k: [f for f in names if f.startswith(k)] for k in KINDS + ("small",)}
+                self.names = {k: [f for f in names if f.startswith(k)] for k in MADE}
                 self.listed = time.time()
             try:
                 name = random.choice(self.names[kind])
@@ -85,32 +116,74 @@ class Pool:
             x = np.array(self.group("small")[0], dtype=np.float32)
             k = x.shape[0]
             y, fg, hi = biased(x, np.arange(k) / (k - 1) * 2 - 1,
-                               random.uniform(0.3, 0.7) if random.random() < 0.4 else random.uniform(0.05, 1.1), 2)
+                               random.uniform(0.3, 0.7) if random.random() < 0.4 else random.uniform(0.05, 1.1), 2, 4)
             share = fg.mean((1, 2))
             ok = np.flatnonzero(share > 0.06)
             if len(ok) < n:
                 continue
             pick = np.random.permutation(ok)[:n]
-            z = torch.from_numpy(np.stack([y[pick], x[pick]]) / np.float32(hi)).unsqueeze(2)
+            z = np.stack([y[pick], x[pick]]) / np.float32(hi)
+            if random.random() < 0.4:          # what is left of noise in a shrunken view
+                z += np.random.standard_normal(z.shape[1:]).astype(np.float32) * np.float32(random.uniform(0, 0.02))
+            z = torch.from_numpy(z).unsqueeze(2)
             if random.random() < 0.3:
                 z = torch.rot90(z, random.choice((1, 2, 3)), (3, 4))
             return (z.flip(4) if random.random() < 0.5 else z).contiguous(), float(hi)
 
-    def biased_slice(self):
-        """One full-size slice of a clean group under a field drawn afresh, the group's slices spread over its depth."""
-        g, threshold = self.group("clean")
-        x = np.array(g[1], dtype=np.float32)
-        z = np.sort(np.random.uniform(-1, 1, len(x))) * random.choice((0.4, 1.0))
-        y, fg, hi = biased(x, z, random.uniform(0.25, 1.0), 4)
-        i = random.randrange(len(x))
-        v = torch.from_numpy(np.stack([y[i], x[i]])[:, None, None] / np.float32(hi))
+    def turned(self, v):
+        """[2, H, W] as a sample [2, 1, 1, H, W], turned and flipped at random."""
+        v = torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[:, None, None]
         if random.random() < 0.3:
             v = torch.rot90(v, random.choice((1, 2, 3)), (3, 4))
-        return (v.flip(4) if random.random() < 0.5 else v).contiguous(), threshold
+        return (v.flip(4) if random.random() < 0.5 else v).contiguous()
+
+    def made(self, base, bias=None, noise=None):
+        """A slice of a group `base`, a field of strength `bias` over it, `noise` (sigma, blur) upon that:
+        ([stages, H, W] from the group's target to the last artifact, all in the last one's scale; threshold)."""
+        g, threshold = self.group(base)
+        i = random.randrange(g.shape[1])
+        last = np.array(g[0], dtype=np.float32)
+        stages, top = [np.array(g[1, i], dtype=np.float32)], 1.0
+        if base == "motion":
+            stages.append(last[i])
+        if bias:
+            z = np.sort(np.random.uniform(-1, 1, len(last))) * random.choice((0.4, 1.0))
+            last, fg, hi = biased(last, z, bias, 4)
+            stages.append(last[i])
+            top *= hi
+        if noise:
+            y, hi = with_noise(last, i, *noise)
+            stages.append(y)
+            top *= hi
+        return np.stack(stages) / np.float32(top), threshold
+
+    def sample(self, kind):
+        """One slice with one artifact, and what it is to be restored to: [2, 1, 1, H, W] input, target; threshold.
+        The target may be shaded by a field or be ghosted itself."""
+        if kind == "noise":
+            base = "motion" if random.random() < 0.15 else "clean"
+            s, th = self.made(base, random.uniform(0.2, 0.9) if random.random() < 0.15 else None, random_noise())
+            return self.turned(s[[-1, -2]]), th
+        if kind == "bias":
+            s, th = self.made("clean", random.uniform(0.25, 1.0))
+            return self.turned(s[[-1, -2]]), th
+        g, th = self.group("motion")
+        i = random.randrange(g.shape[1])
+        v = np.array(g[:, i], dtype=np.float32)
+        if random.random() < 0.15:             # the same field over both: a change of contrast
+            last = np.array(g[0], dtype=np.float32)
+            k = len(last)
+            both = np.stack([last[i], v[1]])
+            y, fg, hi = biased(both, np.zeros(2), random.uniform(0.2, 0.9), 4)
+            v = y / np.float32(hi)
+        if random.random() < 0.3:              # what a denoising leaves, or a scanner adds
+            v += np.random.standard_normal(v.shape[1:]).astype(np.float32) * np.float32(random.uniform(0, 0.015))
+        return self.turned(v), th
 
 
-def biased(x, z, c, stride):
-    """Slices x [k, h, w] at depths z under a random field of strength c: (y, foreground, how far the scale moved)."""
+def biased(x, z, c, stride, shrink=1):
+    """Slices x [k, h, w] at depths z under a random field of strength c: (y, foreground, how far the scale moved).
+    Each pixel stands for `shrink` voxels of the slice's edges."""
     k, h, w = x.shape
     order = random.choices((1, 2, 3), (0.15, 0.2, 0.65))[0]
     low = 0.0 if random.random() < 0.2 else -c
@@ -118,7 +191,7 @@ def biased(x, z, c, stride):
     for a, b, d in bias_terms(order):
         coef[a, b, d] = random.uniform(low, c)
     px, py, pz = (np.stack([u ** p for p in range(order + 1)], 1).astype(np.float32)
-                  for u in ((np.arange(w) + 0.5) / w * 2 - 1, (np.arange(h) + 0.5) / h * 2 - 1, z))
+                  for u in (*(((np.arange(n) + 0.5) * shrink - 0.5) * 2 / (n * shrink - 1) - 1 for n in (w, h)), z))
     plane = np.tensordot(pz, coef, (1, 2))                                   # [k, a, b]
     f = np.exp(py @ plane.transpose(0, 2, 1) @ px.T)
     mean = x.mean()
@@ -135,7 +208,8 @@ def shrunk(x, pixels):
     sh, sw = view_shape(h, w, pixels)
     a = torch.tensor(area_matrix(h, sh), dtype=x.dtype)
     b = torch.tensor(area_matrix(w, sw), dtype=x.dtype)
-    return a @ x @ b.T
+    with torch.autocast("cpu", enabled=False):             # bfloat16 would drown a faint field
+        return a @ x @ b.T
 
 
 def crop(x, size, threshold, tries=4):
@@ -184,7 +258,10 @@ def main():
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--weights", default="motion=1,noise=1,bias=1", help="loss weights; a task's work follows --work")
-    p.add_argument("--work", default="noise=1,bias=1,motion=1", help="repetitions of a task in a step (may be < 1)")
+    p.add_argument("--work", default="noise=1,bias=1,motion=1,state=1", help="repetitions of a task in a step (may be < 1)")
+    p.add_argument("--fast", action="store_true", help="the kernels of fast.cpp, which needs a C++ compiler and ninja")
+    p.add_argument("--start", help="a weights file to start from")
+    p.add_argument("--ready", type=float, default=0, help="share of a run's growth of slices that is behind at its start")
     p.add_argument("--save-every", type=float, default=180, help="seconds")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
@@ -197,6 +274,10 @@ def main():
     ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
     opt = torch.optim.Adam(net.parameters(), lr=a.peak, betas=(0.9, 0.99))
     step, spent, seen = 0, 0.0, 0
+    if a.start:
+        net.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in safetensors.numpy.load_file(a.start).items()
+                             if not k.startswith("prompts.")})
+        ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
     last = os.path.join(a.out, "last.pt")
     if os.path.exists(last):
         s = torch.load(last, weights_only=True)
@@ -207,6 +288,8 @@ def main():
     random.seed(a.seed * 1000003 + step)
     np.random.seed((a.seed * 1000003 + step) % 2 ** 32)
     prompts, pool = Prompts(a.prompts, "cpu"), Pool(a.pool)
+    if a.fast:
+        accelerate(net)
     params = [q for q in net.parameters()]
     log = open(os.path.join(a.out, "log.txt"), "a")
     sums, count = {}, {}
@@ -249,34 +332,31 @@ def main():
         r = work.get(kind, 1.0)
         return int(r) + (random.random() < r - int(r))
 
+    def weighted(loss, z):
+        """L1 counts relative to what the artifact did, or the strong ones would be all that is learned."""
+        return loss * (0.06 / (0.02 + (z[0] - z[1]).square().mean().sqrt().item()))
+
     def task_motion():
-        g, th = pool.slices("motion", 1)
+        g, th = pool.sample("motion")
         z = large(g, th, progress)
         loss, full, out = restore(z[0], z[1], CLASS["motion"])
         note("l1_motion", loss)
         note("gain_motion", gain(out, z[0], z[1]))
-        loss = loss * weights["motion"]
+        loss = weighted(loss, z) * weights["motion"]
         if visible(g):
             loss = loss + a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), 0, "motion")
         return loss
 
     def task_noise():
+        g, th = pool.sample("noise")
         u = random.random()
-        ask = random.random() < 0.5
-        if u < 0.5:
-            g, th = pool.slices("noise", 2 + (progress > 0.4))
-            z = torch.cat([crop(g[:, i:i + 1], 64, th) for i in range(g.shape[1])], 1)
-        else:
-            g, th = pool.slices("noise", 1)
-            z = crop(g, random.choice((96, 112, 128)), th) if u < 0.75 else large(g, th, progress, 0.5)
+        z = crop(g, random.randrange(80, 177, 16), th) if u < 0.7 else large(g, th, progress, 0.7)
         loss, full, out = restore(z[0], z[1], CLASS["noise"])
         note("l1_noise", loss)
         note("gain_noise", gain(out, z[0], z[1]))
-        loss = loss * weights["noise"]
-        if visible(g[:, :1]) and (u >= 0.75 or ask):
-            if u < 0.75:
-                full = pooled(large(g[:, :1], th, progress, 0.3)[0])
-            loss = loss + a.ce * classify(full, pooled(shrunk(g[0, :1], PIXELS)), 1, "noise")
+        loss = weighted(loss, z) * weights["noise"]
+        if visible(g) and u >= 0.7:
+            loss = loss + a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), 1, "noise")
         return loss
 
     recent = collections.deque(maxlen=24)           # pooled full views of biased and clean slices
@@ -293,14 +373,14 @@ def main():
             loss, small, out = restore(z[0], z[1], CLASS["bias"])
             note("l1_bias", loss)
             note("gain_bias", gain(out, z[0], z[1]))
-            total = total + loss * weights["bias"]
+            total = total + weighted(loss, z) * weights["bias"]
             # The same slices with and without the field, the full view taken from whatever biased or clean slice was
             # last seen: only the shrunken view can tell, and it has to
             if visible(z, 34) and recent:
                 full = torch.cat([random.choice(recent) for _ in range(2)])
                 total = total + a.pairs / 6 * (classify(full, small, 2, "pair_bias") +
                                                classify(full, pooled(z[1] * own), 3, "pair_clean"))
-        g, th = pool.biased_slice()
+        g, th = pool.sample("bias")
         if visible(g, 36):
             total = total + ask_large(g, th, 2, "bias", 0.3)
         return total
@@ -315,14 +395,61 @@ def main():
             loss = loss + 0.5 * extra
         return loss
 
-    tasks = {"motion": task_motion, "noise": task_noise, "bias": task_bias, "clean": task_clean}
+    def step_of(x, cls, codes=None):
+        """One of the network's own steps on a scaled slice [1, 1, H, W], as the program does it."""
+        h, w = x.shape[-2:]
+        if cls == CLASS["bias"]:
+            small = shrunk(x, PIXELS)
+            sh, sw = small.shape[-2:]
+            sp = pad8(small)
+            out = net.decode(sp, net.encode(sp), prompts.centroid[cls][None])[0, 0, :sh, :sw].float().numpy()
+            f = field(small[0, 0].numpy(), out, x.mean().item(), (h, w))
+            return x * torch.from_numpy(f.astype(np.float32))
+        xp = pad8(x)
+        return net.decode(xp, codes or net.encode(xp), prompts.centroid[cls][None])[..., :h, :w].float()
+
+    def task_state():
+        """The class to name is the one whose step helps most, by the network as it is, or clean where none helps."""
+        nonlocal seen
+        some = random.choice(((1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 1)))
+        s, th = pool.made("motion" if some[0] else "clean", random.uniform(0.2, 0.9) if some[1] else None,
+                          random_noise() if some[2] else None)
+        z = pool.turned(s[[-1, 0]])
+        if max(z.shape[-2:]) > 160 and random.random() < 0.75:
+            z = shrunk(z, random.randint(112, 160))
+        x, y = z[0], z[1]
+        single = sum(some) == 1
+        for _ in range(random.choice((1, 1, 2)) if single else random.choice((0, 0, 1, 1, 2))):
+            with torch.no_grad():
+                v = net.logits(torch.cat([pooled(x), pooled(shrunk(x, PIXELS))], 1)).float()[0, :3]
+                ok = [i for i in range(3) if some[i]]
+                # the step that the classifier would take, or one that makes sense
+                cls = int(v.argmax()) if random.random() < 0.6 else random.choice(ok)
+                out = step_of(x, cls)
+                top = top_of(out.numpy()) / top_of(x.numpy())
+                x, y = out / top, y / top
+                seen += x.numel() // 3
+        xp = pad8(x)
+        codes = net.encode(xp)
+        full = net.pool(codes[3].float())
+        seen += xp.numel()
+        with torch.no_grad():
+            gains = [gain(step_of(x, c, codes), x, y).item() for c in range(3)]
+            seen += xp.numel() // 2
+        best = int(np.argmax(gains))
+        if gains[best] < 0.15 or not visible((x, y), 45):
+            best = CLASS["clean"]
+        note("state_clean", torch.tensor(float(best == 3)))
+        return a.ce * classify(full, pooled(shrunk(x, PIXELS)), best, "state")
+
+    tasks = {"motion": task_motion, "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state}
     ending = []
     signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
     saved = reported = time.time()
     t0 = time.time()
     progress = 0.0
     while spent < a.minutes * 60:
-        progress = min(1.0, spent / (a.minutes * 60))
+        progress = a.ready + (1 - a.ready) * min(1.0, spent / (a.minutes * 60))
         rate = lr_at(spent, a.minutes * 60, a.peak)
         for grp in opt.param_groups:
             grp["lr"] = rate
@@ -337,7 +464,7 @@ def main():
         if torch.isfinite(norm):
             opt.step()
         step += 1
-        decay = min(0.997, (1 + step) / (20 + step))
+        decay = min(0.998, (1 + step) / (20 + step))
         with torch.no_grad():
             for k, v in net.state_dict().items():
                 ema[k].lerp_(v, 1 - decay)

@@ -1,0 +1,101 @@
+"""Quicker CPU kernels for training in bfloat16 (fast.cpp): `accelerate(net)` puts them under a ResMAP network.
+
+The network stays the same, tensors and names too; where the kernels can't be used (other types, WithBias layer norms)
+the usual operations run.  Needs a C++ compiler and the package ninja.  `python3 fast.py` compares with PyTorch's.
+"""
+import os
+import time
+
+import torch
+import torch.nn.functional as F
+from torch.utils.cpp_extension import load
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+_native = None
+
+
+def native():
+    global _native
+    if _native is None:
+        _native = load("resmap_fast", [os.path.join(HERE, "fast.cpp")], extra_cflags=["-O3", "-march=native", "-ffast-math"])
+    return _native
+
+
+def operation(forward, backward):
+    class Operation(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            x, w = x.contiguous(), w.contiguous()
+            ctx.save_for_backward(x, w)
+            return forward(x, w)
+
+        @staticmethod
+        def backward(ctx, g):
+            return tuple(backward(g.to(torch.bfloat16).contiguous(), *ctx.saved_tensors))
+
+    return Operation.apply
+
+
+def accelerate(net):
+    import model
+    n = native()
+    dw, gate, norm = (operation(f, b) for f, b in ((n.dw_forward, n.dw_backward), (n.gate_forward, n.gate_backward),
+                                                  (n.norm_forward, n.norm_backward)))
+
+    def depthwise(conv, usual):
+        return lambda x: dw(x, conv.weight) if x.dtype == torch.bfloat16 else usual(x)
+
+    def feed_forward(m, usual):
+        def forward(x):
+            y = m.project_in(x)
+            return m.project_out(gate(y, m.dwconv.weight)) if y.dtype == torch.bfloat16 else usual(x)
+        return forward
+
+    def layer_norm(m, usual):
+        return lambda x: norm(x, m.body.weight) if x.dtype == torch.bfloat16 else usual(x)
+
+    for m in net.modules():
+        if isinstance(m, model.Attention):
+            m.qkv_dwconv.forward = depthwise(m.qkv_dwconv, m.qkv_dwconv.forward)
+        elif isinstance(m, model.FeedForward):
+            m.forward = feed_forward(m, m.forward)
+        elif isinstance(m, model.LayerNorm) and m.body.bias is None:
+            m.forward = layer_norm(m, m.forward)
+    return net
+
+
+def check():
+    n = native()
+    torch.manual_seed(1)
+    for b, c, h, w in ((1, 6, 5, 7), (2, 16, 33, 40), (3, 4, 1, 9)):
+        x = torch.randn(b, c, h, w).bfloat16()
+        k, v = torch.randn(c, 1, 3, 3), torch.randn(c)
+
+        def usual_norm(x, v):
+            m = x.mean(1, keepdim=True)
+            return x * torch.rsqrt((x - m).square().mean(1, keepdim=True) + 1e-5) * v.view(1, -1, 1, 1)
+
+        def usual_gate(x, k):
+            p, q = F.conv2d(x, k, padding=1, groups=c).chunk(2, 1)
+            return F.gelu(p) * q
+
+        for name, forward, backward, usual, weight in (
+                ("dw", n.dw_forward, n.dw_backward, lambda x, k: F.conv2d(x, k, padding=1, groups=c), k),
+                ("gate", n.gate_forward, n.gate_backward, usual_gate, k),
+                ("norm", n.norm_forward, n.norm_backward, usual_norm, v)):
+            xd, wd = x.double().requires_grad_(), weight.double().requires_grad_()
+            y = usual(xd, wd)
+            g = torch.randn(y.shape).bfloat16()
+            y.backward(g.double())
+            o = operation(forward, backward)
+            xf, wf = x.clone().requires_grad_(), weight.clone().requires_grad_()
+            z = o(xf, wf)
+            z.backward(g)
+            for what, a, r in (("value", z, y), ("input's gradient", xf.grad, xd.grad), ("weight's gradient", wf.grad, wd.grad)):
+                e = ((a.double() - r).abs().max() / r.abs().max()).item()
+                print("%s %s: %.1e" % (name, what, e))
+                assert e < (1e-4 if what.startswith("w") else 8e-3), (name, what, e)
+
+
+if __name__ == "__main__":
+    check()
