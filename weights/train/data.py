@@ -192,14 +192,16 @@ def make_small(src, rng, pixels=64):
     return y.astype(np.float16)
 
 
-def worker(pool, split, seed, sizes, pause):
+def worker(pool, split, seed, sizes, pause, once=False):
     os.makedirs(pool, exist_ok=True)
-    rng, made = np.random.default_rng([seed, int(time.time())]), MADE
+    rng, made = np.random.default_rng([seed] if once else [seed, int(time.time())]), MADE
     src = Source(split)
     serial = 1 + max([int(f.split("-")[1]) for f in os.listdir(pool) if f.endswith(".npy")] or [0])
     while True:
         have = {k: sorted((f for f in os.listdir(pool) if f.startswith(k)), key=lambda f: int(f.split("-")[1])) for k in made}
         fill = [len(have[k]) / sizes[k] for k in made]
+        if once and min(fill) >= 1:
+            return
         kind = made[int(np.argmin(fill))] if min(fill) < 1 else rng.choice(made, p=[0.6, 0.2, 0.2])
         try:
             g, threshold = (make_small(src, rng), 0.0) if kind == "small" else make_group(src, rng, kind)
@@ -224,6 +226,7 @@ if __name__ == "__main__":
     p.add_argument("--split", default="train")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--groups", type=int, default=100, help="groups kept of a kind (motion: twice as many)")
+    p.add_argument("--once", action="store_true", help="fill an empty directory, the same for the same seed, and end")
     p.add_argument("--pause", type=float, default=0.5)
     a = p.parse_args()
-    worker(a.pool, a.split, a.seed, {k: a.groups * (2 if k == "motion" else 1) for k in MADE}, a.pause)
+    worker(a.pool, a.split, a.seed, {k: a.groups * (2 if k == "motion" else 1) for k in MADE}, a.pause, a.once)

@@ -11,8 +11,8 @@ Each optimizer step sums a few tasks, each repeated as --work says:
 Restoration learns one artifact at a time, as in the paper: what a sample is to be restored to differs from it by that
 artifact alone, but may itself be shaded, noisy or ghosted, so that a step learns to leave the others to theirs.
 The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
-The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must; state is kept for
-resuming, and saved when the process is asked to end (SIGTERM).
+The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must, or the steps done (--steps); state is
+kept for resuming, and saved when the process is asked to end (SIGTERM).
 """
 import argparse
 import collections
@@ -87,7 +87,7 @@ class Pool:
     def group(self, kind):
         while True:
             if time.time() - self.listed > 15:
-                names = [f for f in os.listdir(self.path) if f.endswith(".npy")]
+                names = sorted(f for f in os.listdir(self.path) if f.endswith(".npy"))
                 self.names = {k: [f for f in names if f.startswith(k)] for k in MADE}
                 self.listed = time.time()
             try:
@@ -228,20 +228,20 @@ def crop(x, size, threshold, tries=4):
     return best[1]
 
 
-def large(x, threshold, progress, whole=1.0):
+def large(x, threshold, progress, whole=1.0, shrink=0.5):
     """A whole slice, shrunken or not, or a crop of at least 128; small ones first, native whole ones as training goes."""
     h, w = x.shape[-2:]
     u = random.random()
     if u < whole * (0.05 + 0.45 * progress ** 2) and h * w <= 64000 or u < whole * 0.15 * progress ** 2:
         return x
-    if random.random() < 0.5:
+    if random.random() < shrink:
         side = random.randint(96, int(136 + 64 * progress))
         return shrunk(x, side) if max(h, w) > side else x
     return crop(x, random.randrange(128, int(145 + 64 * progress), 16), threshold)
 
 
-def lr_at(t, total, peak, floor=0.01):
-    t = min(1.0, t / total)
+def lr_at(t, peak, floor=0.01):
+    """t: the share of the run that is over."""
     warm = min(1.0, t / 0.015 + 0.02)
     return peak * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * t)))
 
@@ -252,6 +252,7 @@ def main():
     p.add_argument("--out", required=True, help="directory of checkpoints and log")
     p.add_argument("--prompts", required=True, help="features.npz")
     p.add_argument("--minutes", type=float, default=100, help="the whole run, resumed parts included")
+    p.add_argument("--steps", type=int, help="the whole run in steps instead: with a pool that does not change the same weights every time")
     p.add_argument("--peak", type=float, default=1e-3)
     p.add_argument("--ce", type=float, default=0.02)
     p.add_argument("--pairs", type=float, default=0.15, help="weight of the cross entropy on pairs with and without a field")
@@ -338,7 +339,7 @@ def main():
 
     def task_motion():
         g, th = pool.sample("motion")
-        z = large(g, th, progress)
+        z = large(g, th, progress, shrink=0.8)          # ghosts come from afar: crops do not show from where
         loss, full, out = restore(z[0], z[1], CLASS["motion"])
         note("l1_motion", loss)
         note("gain_motion", gain(out, z[0], z[1]))
@@ -448,9 +449,10 @@ def main():
     saved = reported = time.time()
     t0 = time.time()
     progress = 0.0
-    while spent < a.minutes * 60:
-        progress = a.ready + (1 - a.ready) * min(1.0, spent / (a.minutes * 60))
-        rate = lr_at(spent, a.minutes * 60, a.peak)
+    over = lambda: min(1.0, step / a.steps if a.steps else spent / (a.minutes * 60))
+    while over() < 1:
+        progress = a.ready + (1 - a.ready) * over()
+        rate = lr_at(over(), a.peak)
         for grp in opt.param_groups:
             grp["lr"] = rate
         opt.zero_grad(set_to_none=True)
@@ -480,7 +482,7 @@ def main():
             sums.clear()
             count.clear()
             reported = now
-        if now - saved > a.save_every or spent >= a.minutes * 60 or ending:
+        if now - saved > a.save_every or over() >= 1 or ending:
             state = {"net": net.state_dict(), "opt": opt.state_dict(), "ema": ema, "step": step, "spent": spent,
                      "pixels": seen, "config": json.dumps(net.config)}
             torch.save(state, last + ".tmp")

@@ -3,7 +3,7 @@
     validate.py --cache DIR --checkpoint last.pt --prompts features.npz [--preset moderate] [--slices 2]
 
 Whole volumes are corrupted in 3-D once and their central slices cached.  Figures to be reported come from
-evaluate_val.py, through the program.
+evaluate.py, through the program.
 """
 import argparse
 import json

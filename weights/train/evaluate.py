@@ -1,11 +1,13 @@
-"""What a weights file does on `val` scans through the program: PSNR gain of each artifact's own step, recall of each class.
+"""What a weights file does on held-out scans through the program: PSNR gain of each artifact's own step, recall of each
+class, and what each class's step does to clean scans.  (Mixtures and cascades: bench/mixed.)
 
-    evaluate_val.py --resmap ./resmap --model weights/resmap-s.safetensors [--preset moderate] [--slices 6] [--work DIR]
+    evaluate.py [--split val,test] --resmap ./resmap --model weights/resmap-s.safetensors [--preset moderate] [--slices 6] [--work DIR]
 
-Every val volume is corrupted whole, in 3-D, by artifacts.py with a fixed seed; a central slab of the result is written
+Every volume is corrupted whole, in 3-D, by artifacts.py with a fixed seed; a central slab of the result is written
 as NIfTI, restored by `resmap restore --order CLASS --steps 1` and classified by `resmap classify --json`.  PSNR: range 1
 on the clean slab's scaled intensities, whole slab; gains are means over volumes.  Peers for noise: the Gaussian filter
-of the best width for each volume, and non-local means with the noise level known.  Prints Markdown.
+of the best width for each volume, and non-local means with the noise level known.  Recall is over the slices whose PSNR
+the artifact took below 35 dB, and over all of them.  Prints Markdown.
 """
 import argparse
 import json
@@ -32,9 +34,9 @@ def run(command):
     return r.stdout
 
 
-def cases(preset, slices, work, limit=None):
+def cases(split, preset, slices, work, limit=None):
     """(row, {kind: slab in the volume's own units}, slice axis); the files i-KIND.nii in `work` are made, or taken as found."""
-    for i, row in enumerate(manifest("val")[:limit]):
+    for i, row in enumerate([r for part in split.split(",") for r in manifest(part)][:limit]):
         paths = {k: os.path.join(work, "%d-%s.nii" % (i, k)) for k in KINDS}
         if all(os.path.exists(p) for p in paths.values()):
             images = {k: nibabel.load(p) for k, p in paths.items()}
@@ -71,6 +73,7 @@ def main():
     p.add_argument("--resmap", default="./resmap")
     p.add_argument("--model", default="resmap-s")
     p.add_argument("--preset", default="moderate")
+    p.add_argument("--split", default="val", help="of the manifest; several with commas")
     p.add_argument("--slices", type=int, default=6)
     p.add_argument("--device", default="auto")
     p.add_argument("--limit", type=int, help="only the first few volumes")
@@ -82,8 +85,9 @@ def main():
     common = ["-m", a.model, "-d", a.device]
     gains = {k: [] for k in KINDS[:3]}
     before_all = {k: [] for k in KINDS[:3]}
-    gauss, nlm, hits, volumes, confusion, lines = [], [], {k: [] for k in KINDS}, {k: [] for k in KINDS}, np.zeros((4, 4), int), []
-    for i, (row, slabs, axis) in enumerate(cases(a.preset, a.slices, work, a.limit)):
+    gauss, nlm, confusion, lines = [], [], np.zeros((4, 4), int), []
+    hits, clear, volumes, forced = ({k: [] for k in KINDS} for _ in range(4))
+    for i, (row, slabs, axis) in enumerate(cases(a.split, a.preset, a.slices, work, a.limit)):
         if a.prepare:
             continue
         numbers = scale_numbers(slabs["clean"])
@@ -94,13 +98,19 @@ def main():
             src, dst = os.path.join(work, "%d-%s.nii" % (i, kind)), os.path.join(work, "%d-%s-restored.nii" % (i, kind))
             answer = json.loads(run([a.resmap, "classify", "--json"] + common + [src]))["volumes"][0]
             volumes[kind].append(answer["class"] == kind)
-            for s in answer["slices"]:
+            x = scaled(slabs[kind])
+            for s, ours, ref in zip(answer["slices"], np.moveaxis(x, axis, 0), np.moveaxis(clean, axis, 0)):
                 hits[kind].append(s["class"] == kind)
+                if kind == "clean" or psnr(ref, ours) < 35:
+                    clear[kind].append(s["class"] == kind)
                 confusion[KINDS.index(kind), KINDS.index(s["class"])] += 1
             if kind == "clean":
+                for c in KINDS[:3]:
+                    run([a.resmap, "restore", "-f", "--order", c, "--steps", "1"] + common + [src, dst])
+                    forced[c].append(psnr(clean, scaled(nibabel.load(dst).get_fdata())))
                 continue
             run([a.resmap, "restore", "-f", "--order", kind, "--steps", "1"] + common + [src, dst])
-            x, y = scaled(slabs[kind]), scaled(nibabel.load(dst).get_fdata())
+            y = scaled(nibabel.load(dst).get_fdata())
             before, after = psnr(clean, x), psnr(clean, y)
             gains[kind].append(after - before)
             before_all[kind].append(before)
@@ -117,10 +127,13 @@ def main():
     if a.prepare:
         return
     print("\npreset `%s`, %d volumes, %d central slices each\n" % (a.preset, len(lines), a.slices))
-    print("| class | PSNR before | mean gain, dB | worst | recall of slices | recall of volumes |\n| --- | --- | --- | --- | --- | --- |")
+    print("| class | PSNR before | mean gain, dB | worst | recall of slices below 35 dB (how many) | of all slices | of volumes "
+          "| clean scans after that class's step: PSNR, worst |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
     for k in KINDS:
         g = "| %.2f | %+.2f | %+.2f " % (np.mean(before_all[k]), np.mean(gains[k]), np.min(gains[k])) if k != "clean" else "| | | "
-        print("| %s %s| %.2f | %.2f |" % (k, g, np.mean(hits[k]), np.mean(volumes[k])))
+        f = "%.1f, %.1f" % (np.mean(forced[k]), np.min(forced[k])) if k != "clean" else ""
+        print("| %s %s| %.2f (%d) | %.2f | %.2f | %s |" %
+              (k, g, np.mean(clear[k] or [np.nan]), len(clear[k]), np.mean(hits[k]), np.mean(volumes[k]), f))
     print("\nPeers for noise: best Gaussian filter %+.2f dB, non-local means with known noise level %+.2f dB" % (np.mean(gauss), np.mean(nlm)))
     print("\nSlices by class (rows: true; columns: called %s): %s" % (", ".join(KINDS), confusion.tolist()))
     print("\n| volume | motion | noise | bias |\n| --- | --- | --- | --- |")
