@@ -185,7 +185,7 @@ static void *compute(void *data)
         if (rsm_buffer_write(device, a, 0, values, n * n) || rsm_buffer_write(device, b, 0, values, n * n)) {
             w->failed = "write";
         }
-        rsm_matrix ma = {a, 0, n}, mb = {b, 0, n}, mc = {c, 0, n};
+        rsm_matrix ma = {a, 0, n, RSM_FP32}, mb = {b, 0, n, RSM_FP32}, mc = {c, 0, n, RSM_FP32};
         for (int kind = 0; kind < 2 && !w->failed; kind++) {
             device->gemm = kind ? RSM_GEMM_CLBLAST : device->cpu ? RSM_GEMM_VECTOR : RSM_GEMM_GROUP;
             if (rsm_gemm(device, n, n, n, ma, mb, mc, 0) || rsm_buffer_read(device, c, 0, values, n * n)) {

@@ -120,7 +120,7 @@ static resmap_status everything(int index, float *sum)
     RSM_CHECK(rsm_buffer_copy(device, b, 0, N, a, 0, N, N - 1, N));
     RSM_CHECK(rsm_buffer_copy(device, b, N - 1, N, a, 0, N, 1, N));
     RSM_CHECK(rsm_buffer_copy(device, b, 0, N, b, N, N, N, 1));
-    rsm_matrix ma = {a, 0, N}, mb = {b, 0, N}, mc = {c, 0, N};
+    rsm_matrix ma = {a, 0, N, RSM_FP32}, mb = {b, 0, N, RSM_FP32}, mc = {c, 0, N, RSM_FP32};
     RSM_CHECK(rsm_gemm(device, N, N, N, ma, mb, mc, 0));
     RSM_CHECK(rsm_device_finish(device));
     RSM_CHECK(rsm_buffer_read(device, c, 0, values, N * N));

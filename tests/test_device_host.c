@@ -318,7 +318,8 @@ START_TEST(reference_product)
     enum { M = 5, N = 300, K = 9, PAD = 3 };
     rsm_device *device;
     OK(rsm_device_open(&env, "reference", &device));
-    rsm_matrix a = {NULL, 2, K + PAD}, b = {NULL, 1, N + PAD}, c = {NULL, 4, N + PAD};
+    rsm_matrix a = {NULL, 2, K + PAD, RSM_FP32}, b = {NULL, 1, N + PAD, RSM_FP32},
+               c = {NULL, 4, N + PAD, RSM_FP32};
     OK(rsm_buffer_create(device, a.offset + M * a.stride, &a.buffer));
     OK(rsm_buffer_create(device, b.offset + K * b.stride, &b.buffer));
     OK(rsm_buffer_create(device, c.offset + M * c.stride, &c.buffer));

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "device/device_private.h"
+#include "tests/storage.h"
 
 static rsm_env env;
 
@@ -30,12 +31,17 @@ static size_t row_step(size_t m, size_t n, size_t k)
     return (double)m * (double)n * (double)k > 1e8 ? 53 : 1;
 }
 
-/* A buffer of `rows` x `columns` in the middle of `outside`; the host's copy goes to *values. */
-static rsm_matrix make(rsm_device *device, size_t rows, size_t columns, layout where, float outside, int fill,
-                       float **values)
+static size_t elements(size_t rows, size_t columns, layout where)
 {
-    rsm_matrix matrix = {NULL, where.offset, columns + where.pad};
-    size_t count = where.offset + (rows - 1) * matrix.stride + columns + where.behind;
+    return where.offset + (rows - 1) * (columns + where.pad) + columns + where.behind;
+}
+
+/* A buffer of `rows` x `columns` in the middle of `outside`; the host's copy goes to *values. */
+static rsm_matrix make(rsm_device *device, rsm_storage storage, size_t rows, size_t columns, layout where,
+                       float outside, int fill, float **values)
+{
+    rsm_matrix matrix = {NULL, where.offset, columns + where.pad, storage};
+    size_t count = elements(rows, columns, where);
     *values = malloc(count * sizeof **values);
     ck_assert_ptr_nonnull(*values);
     for (size_t i = 0; i < count; i++) (*values)[i] = outside;
@@ -44,24 +50,25 @@ static rsm_matrix make(rsm_device *device, size_t rows, size_t columns, layout w
             (*values)[where.offset + r * matrix.stride + c] = fill ? number() : NAN;
         }
     }
-    OK(rsm_buffer_create(device, count, &matrix.buffer));
-    OK(rsm_buffer_write(device, matrix.buffer, 0, *values, count));
+    matrix.buffer = storage_make(device, storage, *values, count);
     return matrix;
 }
+
+static rsm_storage b_storage, c_storage;
 
 static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, layout lb, layout lc,
                 int accumulate)
 {
     float *a, *b, *before, *after;
     state = (uint32_t)(m * 1000003 + n * 1009 + k);
-    rsm_matrix ma = make(device, m, k, la, NAN, 1, &a);
-    rsm_matrix mb = make(device, k, n, lb, NAN, 1, &b);
-    rsm_matrix mc = make(device, m, n, lc, 12345.0f, accumulate, &before);
-    size_t count = rsm_buffer_count(mc.buffer);
+    rsm_matrix ma = make(device, RSM_FP32, m, k, la, NAN, 1, &a);
+    rsm_matrix mb = make(device, b_storage, k, n, lb, NAN, 1, &b);
+    rsm_matrix mc = make(device, c_storage, m, n, lc, 12345.0f, accumulate, &before);
+    size_t count = elements(m, n, lc);
     after = malloc(count * sizeof *after);
     ck_assert_ptr_nonnull(after);
     OK(rsm_gemm(device, m, n, k, ma, mb, mc, accumulate));
-    OK(rsm_buffer_read(device, mc.buffer, 0, after, count));
+    storage_read(device, mc.buffer, c_storage, after, count);
 
     for (size_t i = 0; i < m; i++) {
         for (size_t j = 0; j < n; j++) {
@@ -76,12 +83,13 @@ static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, lay
                 sum += product;
                 size += fabs(product);
             }
-            /* The bound that holds for every order of summation in float32. */
+            /* The bound that holds for every order of summation in float32, and one rounding to C's storage. */
             double bound = ((double)k + 3) * ldexp(1, -24) * size;
+            bound += storage_rounding(c_storage, fabs(sum) + bound);
             ck_assert_msg(fabs(after[at] - sum) <= bound,
                           "%zu x %zu x %zu, offsets %zu %zu %zu, strides +%zu +%zu +%zu, "
-                          "accumulate %d: C[%zu, %zu] is %.9g, not %.9g", m, n, k, la.offset, lb.offset,
-                          lc.offset, la.pad, lb.pad, lc.pad, accumulate, i, j, (double)after[at], sum);
+                          "accumulate %d, storage %d %d: C[%zu, %zu] is %.9g, not %.9g", m, n, k, la.offset, lb.offset,
+                          lc.offset, la.pad, lb.pad, lc.pad, accumulate, (int)b_storage, (int)c_storage, i, j, (double)after[at], sum);
             after[at] = before[at];
         }
     }
@@ -112,18 +120,30 @@ static void shapes_of(rsm_device *device, size_t count)
     }
 }
 
+/* All pairs of storage for the device's own vectors, else what the network uses most. */
+static void own_kernels(rsm_device *device, size_t count, int all)
+{
+    for (int pair = 0; pair < 4; pair++) {
+        b_storage = pair % 2 ? RSM_FP16 : RSM_FP32;
+        c_storage = pair / 2 ? RSM_FP16 : RSM_FP32;
+        if (all || pair == 0 || pair == 3) shapes_of(device, count);
+    }
+    b_storage = c_storage = RSM_FP32;
+}
+
 static void every_kind(rsm_device *device)
 {
     int small = getenv("RESMAP_TEST_SMALL") != NULL;
     size_t count = small ? 4 : sizeof shapes / sizeof shapes[0];
     static const int widths[] = {4, 8, 16};
     device->gemm = RSM_GEMM_VECTOR;
+    const int own_vector = device->vector;
     for (size_t i = 0; i < 3; i++) {
         device->vector = widths[i];
-        shapes_of(device, count);
+        own_kernels(device, count, widths[i] == own_vector);
     }
     device->gemm = RSM_GEMM_GROUP;
-    shapes_of(device, count);
+    own_kernels(device, count, 1);
     size_t group = device->info.max_work_group;
     device->info.max_work_group = group < 64 ? group : 64;
     shapes_of(device, small ? 2 : count);
@@ -132,6 +152,11 @@ static void every_kind(rsm_device *device)
     /* CLBlast: its direct kernel, then the one for large matrices, which copies those that do not suit it. */
     device->gemm = RSM_GEMM_CLBLAST;
     shapes_of(device, 9);
+    /* Not for fp16. */
+    b_storage = RSM_FP16;
+    one(device, 40, 50, 60, (layout){0, 0, 0}, (layout){0, 0, 0}, (layout){0, 0, 0}, 0);
+    ck_assert(device->gemm == RSM_GEMM_CLBLAST);
+    b_storage = RSM_FP32;
     const layout none = {0, 0, 0};
     one(device, 256, 256, 256, none, (layout){65536, 0, 0}, none, 0);
     one(device, 768, 1024, 1024, none, (layout){65536, 0, 0}, none, 0);
@@ -176,8 +201,8 @@ START_TEST(the_same_every_time)
     ck_assert(first && again);
     OK(open_index((size_t)_i, &device));
     const layout none = {0, 0, 0};
-    rsm_matrix ma = make(device, M, K, none, 0, 1, &a), mb = make(device, K, N, none, 0, 1, &b);
-    rsm_matrix mc = make(device, M, N, none, 0, 0, &c);
+    rsm_matrix ma = make(device, RSM_FP32, M, K, none, 0, 1, &a), mb = make(device, RSM_FP32, K, N, none, 0, 1, &b);
+    rsm_matrix mc = make(device, RSM_FP32, M, N, none, 0, 0, &c);
     for (int run = 0; run < 3; run++) {
         OK(rsm_gemm(device, M, N, K, ma, mb, mc, 0));
         OK(rsm_buffer_read(device, mc.buffer, 0, run ? again : first, M * N));
@@ -201,11 +226,14 @@ START_TEST(refusals)
     OK(open_index((size_t)_i, &device));
     rsm_buffer *buffer;
     OK(rsm_buffer_create(device, 100, &buffer));
-    rsm_matrix good = {buffer, 0, 10}, late = {buffer, 1, 10}, narrow = {buffer, 0, 9};
-    rsm_matrix wide = {buffer, 0, 12};
+    rsm_matrix good = {buffer, 0, 10, RSM_FP32}, late = {buffer, 1, 10, RSM_FP32}, narrow = {buffer, 0, 9, RSM_FP32};
+    rsm_matrix wide = {buffer, 0, 12, RSM_FP32};
     ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, late, good, good, 0), RESMAP_INTERNAL);
     ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, good, narrow, good, 0), RESMAP_INTERNAL);
     ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, good, good, wide, 0), RESMAP_INTERNAL);
+    rsm_matrix half = {buffer, 0, 10, RSM_FP16}, half_past = {buffer, 101, 10, RSM_FP16};
+    ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, half, good, good, 0), RESMAP_INTERNAL);
+    ck_assert_int_eq(rsm_gemm(device, 10, 10, 10, good, half_past, good, 0), RESMAP_INTERNAL);
     ck_assert_int_eq(rsm_gemm(device, 0, 10, 10, good, good, wide, 0), RESMAP_OK);
     rsm_buffer_free(buffer);
     rsm_device_close(device);

@@ -88,7 +88,7 @@ static void check_buffer(int d, rsm_buffer *buffer, const tensor *expected, cons
     free(values);
 }
 
-#define MAP(buffer, plane) ((rsm_map){(buffer), 0, (plane)})
+#define MAP(buffer, plane) ((rsm_map){(buffer), 0, (plane), RSM_FP32})
 #define VECTOR_OF(buffer) ((rsm_vector){(buffer), 0})
 
 START_TEST(layer_norms)
@@ -123,7 +123,7 @@ static rsm_buffer *with_halo(rsm_device *device, rsm_buffer *x, size_t channels,
     rsm_buffer *halo = empty(device, channels * (rows + 2) * width);
 
     OK(rsm_fill_zero(device, MAP(halo, (rows + 2) * width), channels, (rows + 2) * width));
-    OK(rsm_copy(device, MAP(x, rows * width), (rsm_map){halo, width, (rows + 2) * width}, channels, rows * width));
+    OK(rsm_copy(device, MAP(x, rows * width), (rsm_map){halo, width, (rows + 2) * width, RSM_FP32}, channels, rows * width));
     return halo;
 }
 
@@ -150,11 +150,11 @@ START_TEST(attention)
             OK(rsm_conv1x1(device, VECTOR_OF(qkv), c, MAP(x, n), MAP(wide, n), c, 3 * c, n, 0));
             halo = with_halo(device, wide, 3 * c, h, w);
             OK(rsm_depthwise3x3(device, MAP(halo, (h + 2) * w), VECTOR_OF(depthwise), MAP(all, n), 3 * c, h, w));
-            OK(rsm_attention_sums(device, MAP(all, n), (rsm_map){all, c * n, n}, c, heads, n, VECTOR_OF(sums),
+            OK(rsm_attention_sums(device, MAP(all, n), (rsm_map){all, c * n, n, RSM_FP32}, c, heads, n, VECTOR_OF(sums),
                                   VECTOR_OF(partial), 0));
             OK(rsm_attention_matrix(device, VECTOR_OF(sums), VECTOR_OF(temperature), VECTOR_OF(out), VECTOR_OF(matrix),
                                     VECTOR_OF(temporary), c, heads));
-            OK(rsm_conv1x1(device, VECTOR_OF(matrix), c, (rsm_map){all, 2 * c * n, n}, MAP(y, n), c, c, n, 0));
+            OK(rsm_conv1x1(device, VECTOR_OF(matrix), c, (rsm_map){all, 2 * c * n, n, RSM_FP32}, MAP(y, n), c, c, n, 0));
             check_buffer(d, y, tensors_get(io, "%s.output", name), name);
             {
                 rsm_buffer *used[] = {x, y, qkv, depthwise, out, temperature, wide, all, halo, sums, partial, matrix, temporary};
@@ -216,7 +216,7 @@ START_TEST(convolutions)
             size_t c_in = weight->shape[1], c_out = weight->shape[0], h = input->shape[1], w = input->shape[2], n = h * w;
             rsm_buffer *x = upload(device, input->values, input->count), *k = upload(device, weight->values, weight->count);
             rsm_buffer *product = empty(device, c_out * n), *y = empty(device, output->count), *scratch = empty(device, 9 * c_in * n);
-            OK(rsm_conv3x3(device, MAP(x, n), VECTOR_OF(k), MAP(product, n), VECTOR_OF(scratch), c_in, c_out, h, w, 0, h));
+            OK(rsm_conv3x3(device, MAP(x, n), VECTOR_OF(k), MAP(product, n), MAP(scratch, n), c_in, c_out, h, w, 0, h));
             if (i == 0) OK(rsm_pixel_unshuffle(device, MAP(product, n), MAP(y, n / 4), c_out, h, w));
             else if (i == 1) OK(rsm_pixel_shuffle(device, MAP(product, n), MAP(y, 4 * n), c_out / 4, h, w));
             else OK(rsm_copy(device, MAP(product, n), MAP(y, n), c_out, n));

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "nn/nn.h"
+#include "tests/storage.h"
 
 static rsm_env env;
 static size_t device_count;
@@ -41,41 +42,58 @@ static const layout layouts[] = {{0, 0, 0}, {3, 1, 2}, {64, 19, 0}};
 typedef struct twin {
     rsm_buffer *buffer[2];
     size_t offset, plane, channels, count, size;
+    rsm_storage storage;         /* on the device tested */
     float *values;               /* what was written into both */
 } twin;
 
-static twin make(layout where, size_t channels, size_t count, float outside, float (*inside)(void))
+static twin make_as(rsm_storage storage, layout where, size_t channels, size_t count, float outside,
+                    float (*inside)(void))
 {
-    twin t = {{NULL, NULL}, where.offset, count + where.pad, channels, count, 0, NULL};
+    twin t = {{NULL, NULL}, where.offset, count + where.pad, channels, count, 0, storage, NULL};
     t.size = t.offset + (channels - 1) * t.plane + count + where.trail;
     t.values = malloc(t.size * sizeof *t.values);
     ck_assert_ptr_nonnull(t.values);
     for (size_t i = 0; i < t.size; i++) t.values[i] = outside;
     for (size_t c = 0; c < channels; c++)
         for (size_t i = 0; i < count; i++) t.values[t.offset + c * t.plane + i] = inside ? inside() : NAN;
-    for (int d = 0; d < 2; d++) {
-        OK(rsm_buffer_create(devices[d], t.size, &t.buffer[d]));
-        OK(rsm_buffer_write(devices[d], t.buffer[d], 0, t.values, t.size));
-    }
+    t.buffer[TESTED] = storage_make(devices[TESTED], storage, t.values, t.size);
+    t.buffer[REFERENCE] = storage_make(devices[REFERENCE], RSM_FP32, t.values, t.size);
     return t;
 }
 
+static twin make(layout where, size_t channels, size_t count, float outside, float (*inside)(void))
+{
+    return make_as(RSM_FP32, where, channels, count, outside, inside);
+}
+
 /* Inputs have NaN around them. */
+static twin input_as(rsm_storage storage, layout where, size_t channels, size_t count)
+{
+    return make_as(storage, where, channels, count, NAN, number);
+}
+
 static twin input(layout where, size_t channels, size_t count)
 {
-    return make(where, channels, count, NAN, number);
+    return input_as(RSM_FP32, where, channels, count);
 }
 
 /* Outputs hold NaN and have guards around them. */
-static twin output(layout where, size_t channels, size_t count)
+static twin output_as(rsm_storage storage, layout where, size_t channels, size_t count)
 {
-    return make(where, channels, count, guard, NULL);
+    return make_as(storage, where, channels, count, guard, NULL);
 }
 
-/* Writes the changed values of t again. */
-static void update(const twin *t)
+static twin output(layout where, size_t channels, size_t count)
 {
-    for (int d = 0; d < 2; d++) OK(rsm_buffer_write(devices[d], t->buffer[d], 0, t->values, t->size));
+    return output_as(RSM_FP32, where, channels, count);
+}
+
+/* Writes the changed values of t, which fit its storage, again. */
+static void update(twin *t)
+{
+    for (int d = 0; d < 2; d++) rsm_buffer_free(t->buffer[d]);
+    t->buffer[TESTED] = storage_make(devices[TESTED], t->storage, t->values, t->size);
+    t->buffer[REFERENCE] = storage_make(devices[REFERENCE], RSM_FP32, t->values, t->size);
 }
 
 static void drop(twin *t)
@@ -86,7 +104,7 @@ static void drop(twin *t)
 
 static rsm_map map(const twin *t, int d)
 {
-    return (rsm_map){t->buffer[d], t->offset, t->plane};
+    return (rsm_map){t->buffer[d], t->offset, t->plane, d == TESTED ? t->storage : RSM_FP32};
 }
 
 static rsm_vector vector(const twin *t, int d)
@@ -98,11 +116,12 @@ static float *contents(const twin *t, int d)
 {
     float *values = malloc(t->size * sizeof *values);
     ck_assert_ptr_nonnull(values);
-    OK(rsm_buffer_read(devices[d], t->buffer[d], 0, values, t->size));
+    storage_read(devices[d], t->buffer[d], d == TESTED ? t->storage : RSM_FP32, values, t->size);
     return values;
 }
 
-/* max |a - b| / max |b| inside, and nothing changed outside. */
+/* max |a - b| / max |b| inside, where b may be rounded to the storage, and past its range is infinite; and nothing changed
+ * outside. */
 static void compare(const twin *t, double bound, const char *what)
 {
     float *a = contents(t, TESTED), *b = contents(t, REFERENCE);
@@ -110,10 +129,11 @@ static void compare(const twin *t, double bound, const char *what)
     for (size_t c = 0; c < t->channels; c++) {
         for (size_t i = 0; i < t->count; i++) {
             const size_t at = t->offset + c * t->plane + i;
+            if (t->storage == RSM_FP16 && fabsf(b[at]) >= 65520) a[at] = isinf(a[at]) && (a[at] > 0) == (b[at] > 0) ? b[at] : NAN;
             ck_assert_msg(isfinite(a[at]) && isfinite(b[at]),
                           "%s: channel %zu, element %zu is %g, %g in the reference", what, c, i,
                           (double)a[at], (double)b[at]);
-            difference = fmax(difference, fabs((double)a[at] - b[at]));
+            difference = fmax(difference, fabs((double)a[at] - b[at]) - storage_rounding(t->storage, b[at]));
             size = fmax(size, fabs((double)b[at]));
             a[at] = b[at] = t->values[at];
         }
@@ -131,6 +151,24 @@ static void compare(const twin *t, double bound, const char *what)
 #define BOTH(call)                      \
     for (int d = 0; d < 2; d++) OK(call)
 
+/* Pairs of storage that two maps of an operation are tested in: all four with the device's own vectors, else both fp32
+ * and both fp16. */
+static size_t width_index;
+static size_t pairs(void)
+{
+    return width_index == 0 ? 4 : 2;
+}
+
+static rsm_storage first_of(size_t pair)
+{
+    return pair == 1 || pair == 2 ? RSM_FP16 : RSM_FP32;
+}
+
+static rsm_storage second_of(size_t pair)
+{
+    return pair == 1 || pair == 3 ? RSM_FP16 : RSM_FP32;
+}
+
 static char text[200];
 static const char *describe(const char *operation, size_t a, size_t b, size_t c, size_t layout_index)
 {
@@ -144,13 +182,15 @@ static const char *describe(const char *operation, size_t a, size_t b, size_t c,
 static void conv1x1(void)
 {
     static const size_t shapes[][3] = {
-        {1, 1, 1}, {5, 2, 17}, {2, 7, 35}, {48, 127, 91}, {127, 48, 64}}; /* in, out, count */
+        {1, 1, 1}, {5, 2, 17}, {2, 7, 35}, {48, 127, 91}, {127, 48, 64}, {300, 5, 50}}; /* in, out, count */
     for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
             const size_t in = shapes[s][0], out = shapes[s][1], count = shapes[s][2];
-            for (int accumulate = 0; accumulate < 2; accumulate++) {
-                twin w = input(layouts[l], out, in), x = input(layouts[(l + 1) % 3], in, count);
-                twin y = make(layouts[(l + 2) % 3], out, count, guard, accumulate ? number : NULL);
+            for (size_t variant = 0; variant < 2 * pairs(); variant++) {
+                const int accumulate = variant % 2;
+                const rsm_storage first = first_of(variant / 2), second = second_of(variant / 2);
+                twin w = input(layouts[l], out, in), x = input_as(first, layouts[(l + 1) % 3], in, count);
+                twin y = make_as(second, layouts[(l + 2) % 3], out, count, guard, accumulate ? number : NULL);
                 BOTH(rsm_conv1x1(devices[d], vector(&w, d), w.plane, map(&x, d), map(&y, d), in, out, count,
                                  accumulate));
                 compare(&y, 2e-6, describe("conv1x1", in, out, count, l));
@@ -190,11 +230,13 @@ static void layer_norm(void)
                                        {127, 91}, {48, 200}, {96, 64}}; /* channels, count */
     for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
         for (size_t k = 0; k < COUNT(kinds); k++) {
-            for (int with_bias = 0; with_bias < 2; with_bias++) {
+            for (int variant = 0; variant < 4; variant++) {
+                const int with_bias = variant % 2;
+                const rsm_storage storage = variant < 2 ? RSM_FP32 : RSM_FP16;
                 const size_t channels = shapes[s][0], count = shapes[s][1], l = (s + k) % 3;
                 twin w = input(layouts[l], 1, channels), b = input(layouts[l], 1, channels);
                 twin x = make(layouts[l], channels, count, NAN, kinds[k]),
-                     y = output(layouts[(l + 1) % 3], channels, count);
+                     y = output_as(storage, layouts[(l + 1) % 3], channels, count);
                 twin z = make(layouts[l], channels, count, guard, kinds[k]);
                 const rsm_vector none = {NULL, 0};
                 BOTH(rsm_layer_norm(devices[d], map(&x, d), vector(&w, d), with_bias ? vector(&b, d) : none,
@@ -233,15 +275,17 @@ static void depthwise(void)
 {
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
-            const size_t rows = images[s][0], width = images[s][1], channels = small ? 2 : 5;
-            twin w = input(layouts[(l + 1) % 3], 1, 9 * channels),
-                 x = input(layouts[l], channels, (rows + 2) * width);
-            twin y = output(layouts[(l + 2) % 3], channels, rows * width);
-            BOTH(rsm_depthwise3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), channels, rows, width));
-            compare(&y, 1e-6, describe("depthwise", channels, rows, width, l));
-            drop(&w);
-            drop(&x);
-            drop(&y);
+            for (size_t pair = 0; pair < pairs(); pair++) {
+                const size_t rows = images[s][0], width = images[s][1], channels = small ? 2 : 5;
+                twin w = input(layouts[(l + 1) % 3], 1, 9 * channels),
+                     x = input_as(first_of(pair), layouts[l], channels, (rows + 2) * width);
+                twin y = output_as(second_of(pair), layouts[(l + 2) % 3], channels, rows * width);
+                BOTH(rsm_depthwise3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), channels, rows, width));
+                compare(&y, 1e-6, describe("depthwise", channels, rows, width, l));
+                drop(&w);
+                drop(&x);
+                drop(&y);
+            }
         }
     }
 }
@@ -250,16 +294,19 @@ static void gate(void)
 {
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
-            const size_t rows = images[s][0], width = images[s][1], hidden = small ? 1 : 3;
-            twin w = input(layouts[(l + 1) % 3], 1, 18 * hidden);
-            twin x = make(layouts[l], 2 * hidden, (rows + 2) * width, NAN, l == 2 ? huge : number);
-            twin y = output(layouts[(l + 2) % 3], hidden, rows * width);
-            BOTH(rsm_depthwise3x3_gate(devices[d], map(&x, d), vector(&w, d), map(&y, d), hidden, rows,
-                                       width));
-            compare(&y, 2e-6, describe("gate", hidden, rows, width, l));
-            drop(&w);
-            drop(&x);
-            drop(&y);
+            for (size_t pair = 0; pair < pairs(); pair++) {
+                const size_t rows = images[s][0], width = images[s][1], hidden = small ? 1 : 3;
+                float (*const inside)(void) = l == 2 ? huge : number;
+                twin w = input(layouts[(l + 1) % 3], 1, 18 * hidden);
+                twin x = make_as(first_of(pair), layouts[l], 2 * hidden, (rows + 2) * width, NAN, inside);
+                twin y = output_as(second_of(pair), layouts[(l + 2) % 3], hidden, rows * width);
+                BOTH(rsm_depthwise3x3_gate(devices[d], map(&x, d), vector(&w, d), map(&y, d), hidden, rows,
+                                           width));
+                compare(&y, 2e-6, describe("gate", hidden, rows, width, l));
+                drop(&w);
+                drop(&x);
+                drop(&y);
+            }
         }
     }
 }
@@ -311,8 +358,8 @@ static void bands(void)
         else OK(rsm_depthwise3x3(devices[TESTED], from, vector(&w, TESTED), to, c_out, rows, width));
         for (size_t r = 0, n; r < rows; r += n) {
             n = r + 3 < rows ? 3 : rows - r;
-            const rsm_map band = {from.buffer, from.offset + r * width, from.plane};
-            const rsm_map target = {part_to.buffer, part_to.offset + r * width, part_to.plane};
+            const rsm_map band = {from.buffer, from.offset + r * width, from.plane, RSM_FP32};
+            const rsm_map target = {part_to.buffer, part_to.offset + r * width, part_to.plane, RSM_FP32};
             if (gated)
                 OK(rsm_depthwise3x3_gate(devices[TESTED], band, vector(&w, TESTED), target, c_out, n,
                                          width));
@@ -341,7 +388,9 @@ static void attention(void)
         for (size_t l = 0; l < COUNT(layouts); l++) {
             const size_t channels = shapes[s][0], heads = shapes[s][1], count = shapes[s][2],
                          c = channels / heads;
-            twin q = input(layouts[l], channels, count), k = input(layouts[(l + 1) % 3], channels, count);
+            const rsm_storage storage = (s + l) % 2 ? RSM_FP16 : RSM_FP32;
+            twin q = input_as(storage, layouts[l], channels, count),
+                 k = input_as(storage, layouts[(l + 1) % 3], channels, count);
             /* A channel of q without signal, and one below the 1e-12 of the norm. */
             if (channels > 1) {
                 for (size_t i = 0; i < count; i++) {
@@ -395,18 +444,25 @@ static void attention(void)
     }
 }
 
+/* Numbers that fp16 holds exactly. */
+static float coarse(void)
+{
+    return floorf(1024 * number()) / 1024;
+}
+
 static void conv3x3(void)
 {
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
             const size_t height = images[s][0], width = images[s][1], in = 2 + l, out = 4 - l;
-            twin w = input(layouts[(l + 1) % 3], 1, 9 * in * out), x = input(layouts[l], in, height * width);
+            twin w = input(layouts[(l + 1) % 3], 1, 9 * in * out), x = make(layouts[l], in, height * width, NAN, coarse);
             for (size_t first = 0, rows; first < height; first += rows) {
                 /* All rows, or two bands. */
                 rows = l == 0 || height < 3 ? height : first == 0 ? 2 : height - 2;
+                const rsm_storage storage = (s + l) % 2 ? RSM_FP16 : RSM_FP32;
                 twin y = output(layouts[(l + 2) % 3], out, rows * width);
-                twin scratch = output(layouts[l], 1, in * 9 * rows * width);
-                BOTH(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), vector(&scratch, d), in,
+                twin scratch = output_as(storage, layouts[l], in * 9, rows * width);
+                BOTH(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), map(&scratch, d), in,
                                  out, height, width, first, rows));
                 compare(&y, 2e-6, describe("conv3x3", height, width, first, l));
                 compare(&scratch, 0, describe("im2col", height, width, first, l));
@@ -470,6 +526,20 @@ static void elementwise(void)
             compare(&y, 0, describe("fill channels", channels, count, 0, l));
             BOTH(rsm_copy(devices[d], map(&x, d), map(&y, d), channels, count));
             compare(&y, 0, describe("copy", channels, count, 0, l));
+            const uint32_t before = state;
+            for (size_t pair = 1; pair < 4; pair++) {
+                twin from = input_as(first_of(pair), layouts[l], channels, count);
+                twin to = output_as(second_of(pair), layouts[(l + 1) % 3], channels, count);
+                BOTH(rsm_copy(devices[d], map(&from, d), map(&to, d), channels, count));
+                compare(&to, 0, describe("copy to or from fp16", channels, count, pair, l));
+                if (to.storage == RSM_FP16) {
+                    BOTH(rsm_fill_zero(devices[d], map(&to, d), channels, count));
+                    compare(&to, 0, describe("fill zero of fp16", channels, count, pair, l));
+                }
+                drop(&from);
+                drop(&to);
+            }
+            state = before;
             BOTH(rsm_add(devices[d], map(&x, d), map(&sum, d), channels, count));
             compare(&sum, 1e-7, describe("add", channels, count, 0, l));
             BOTH(rsm_channel_mean(devices[d], map(&x, d), vector(&mean, d), channels, count));
@@ -481,6 +551,55 @@ static void elementwise(void)
             drop(&mean);
         }
     }
+}
+
+/* What fp16 makes of a value, to nearest, ties to even; infinite past 65504. Doubles round so when the digits that are
+ * to go lie below their last. */
+static float rounded(float value)
+{
+    const double a = fabs((double)value);
+    if (isnan(value) || isinf(value)) return value;
+    const int exponent = a < ldexp(1, -14) ? -14 : ilogb(a);
+    const double last = ldexp(1, exponent - 10);
+    const double steps = nearbyint(a / last);
+    return (float)copysign(steps * last > 65504 ? INFINITY : steps * last, (double)value);
+}
+
+/* fp16 near its limits: the largest, the smallest, ties, infinities and NaN. */
+static void limits(void)
+{
+    float values[4096] = {0,        -0.0f,     65504,    65519.99f, 65520,   -65520,  1e5f,     -1e30f,  INFINITY,
+                          -INFINITY, 0x1p-14f, 0x1p-24f, 0x1p-25f,  0x1.8p-24f, 0x1.000002p-25f, -0x1p-25f, 1e-30f,
+                          0x1.ffcp-15f, 0x1.ffep-15f, 2049, 2051, 0x1.002p0f, 0x1.006p0f};
+    const size_t given = 23, count = COUNT(values);
+    float stored[COUNT(values)];
+    for (size_t i = given; i < count; i++) values[i] = ldexpf(number(), (int)(i % 48) - 28);
+    memcpy(stored, values, sizeof values);
+    rsm_buffer *half = storage_make(devices[TESTED], RSM_FP16, stored, count);
+    rsm_buffer_free(half);
+    for (size_t i = 0; i < count; i++) {
+        const float expected = rounded(values[i]);
+        ck_assert_msg(memcmp(&stored[i], &expected, sizeof expected) == 0, "%a (%zu) is stored as %a, not %a",
+                      (double)values[i], i, (double)stored[i], (double)expected);
+    }
+    stored[0] = NAN;
+    rsm_buffer_free(storage_make(devices[TESTED], RSM_FP16, stored, 1));
+    ck_assert(isnan(stored[0]));
+
+    /* Products whose sums pass the limit on their way, and come back. */
+    const layout none = {0, 0, 0};
+    const size_t in = 700, out = 3, pixels = 50;
+    twin w = input(none, out, in), x = input_as(RSM_FP16, none, in, pixels), y = output_as(RSM_FP16, none, out, pixels);
+    for (size_t c = 0; c < in; c++)
+        for (size_t i = 0; i < pixels; i++) x.values[c * pixels + i] = c < in / 2 ? 60000 : -60000;
+    for (size_t i = 0; i < out * in; i++) w.values[i] = 1;
+    update(&w);
+    update(&x);
+    BOTH(rsm_conv1x1(devices[d], vector(&w, d), in, map(&x, d), map(&y, d), in, out, pixels, 0));
+    compare(&y, 0, "sums past 65504");
+    drop(&w);
+    drop(&x);
+    drop(&y);
 }
 
 /* Sums in parallel come out the same, bit for bit. */
@@ -534,6 +653,20 @@ static void refusals(void)
         OK(rsm_fill_zero(devices[d], map(&y, d), 0, 36));
         OK(rsm_fill_zero(devices[d], map(&y, d), 4, 0));
     }
+    /* fp16 where there is none, or where it was not asked for. */
+    twin h = input_as(RSM_FP16, none, 4, 36);
+    const rsm_map half = map(&h, TESTED);
+    rsm_map wide = half, on_reference = map(&y, REFERENCE);
+    wide.plane = 37;
+    on_reference.storage = RSM_FP16;
+    ck_assert_int_eq(rsm_fill_zero(devices[TESTED], wide, 4, 36), RESMAP_INTERNAL);
+    ck_assert_int_eq(rsm_fill_zero(devices[REFERENCE], on_reference, 4, 36), RESMAP_INTERNAL);
+    ck_assert_int_eq(rsm_add(devices[TESTED], half, map(&y, TESTED), 4, 36), RESMAP_INTERNAL);
+    ck_assert_int_eq(rsm_pixel_shuffle(devices[TESTED], half, map(&y, TESTED), 1, 6, 6), RESMAP_INTERNAL);
+    ck_assert_int_eq(rsm_attention_sums(devices[TESTED], half, map(&x, TESTED), 4, 2, 36, vector(&y, TESTED),
+                                        vector(&y, TESTED), 0),
+                     RESMAP_INTERNAL);
+    drop(&h);
     compare(&x, 0, "input of refused calls");
     float *after = contents(&y, TESTED);
     for (size_t i = 0; i < y.size; i++) ck_assert_msg(isnan(after[i]), "a refused call wrote");
@@ -554,6 +687,7 @@ static void everywhere(void (*test)(void), int index)
     char specification[24];
     snprintf(specification, sizeof specification, "%d", index);
     for (size_t i = 0; i < width_count; i++) {
+        width_index = i;
         if (widths[i]) setenv("RESMAP_VECTOR", widths[i], 1);
         OK(rsm_device_open(&env, specification, &devices[TESTED]));
         OK(rsm_device_open(&env, "reference", &devices[REFERENCE]));
@@ -579,6 +713,7 @@ static const struct {
     {"conv3x3", conv3x3},
     {"pixel_shuffle", pixel_shuffle},
     {"elementwise", elementwise},
+    {"limits", limits},
     {"same", the_same_every_time},
     {"refusals", refusals},
 };

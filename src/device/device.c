@@ -357,6 +357,23 @@ double *rsm_buffer_host(rsm_buffer *buffer)
     return buffer->host;
 }
 
+const char *rsm_storage_type(rsm_storage storage)
+{
+    return storage == RSM_FP16 ? "half" : "float";
+}
+
+double rsm_storage_size(rsm_storage storage)
+{
+    return storage == RSM_FP16 ? 0.5 : 1;
+}
+
+size_t rsm_buffer_capacity(const rsm_buffer *buffer, rsm_storage storage)
+{
+    if (storage == RSM_FP32) return buffer->count;
+    if (buffer->device->reference) return 0;
+    return buffer->count <= RSM_MAX_ELEMENTS / 2 ? 2 * buffer->count : RSM_MAX_ELEMENTS;
+}
+
 int rsm_buffer_holds(const rsm_buffer *buffer, size_t offset, size_t count)
 {
     return offset <= buffer->count && count <= buffer->count - offset;

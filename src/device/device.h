@@ -4,7 +4,8 @@
  * rsm_buffer_host(), or launch a kernel. Work is enqueued in order and finished by rsm_buffer_read or
  * rsm_device_finish; buffers may be freed as soon as the last call that uses them has returned.
  *
- * Offsets, strides and counts are in elements: fp32 on OpenCL devices, float64 on the reference. */
+ * Offsets, strides and counts are in elements: fp32 on OpenCL devices, float64 on the reference. On OpenCL devices
+ * parts of a buffer may hold fp16 instead; these are counted in elements of their own. */
 #ifndef RSM_DEVICE_H
 #define RSM_DEVICE_H
 
@@ -47,6 +48,16 @@ void rsm_buffer_free(rsm_buffer *buffer);
 size_t rsm_buffer_count(const rsm_buffer *buffer);
 /* The doubles of a buffer on the reference; NULL on OpenCL. */
 double *rsm_buffer_host(rsm_buffer *buffer);
+
+/* How values are kept in memory; they are computed with in fp32 always. */
+typedef enum rsm_storage { RSM_FP32, RSM_FP16 } rsm_storage;
+/* Its type in kernels: "float" or "half". */
+const char *rsm_storage_type(rsm_storage storage);
+/* Its size in elements of fp32: 1 or 0.5. */
+double rsm_storage_size(rsm_storage storage);
+/* Elements of that storage that the whole buffer holds, as far as kernels can index them; no fp16 on the reference. */
+size_t rsm_buffer_capacity(const rsm_buffer *buffer, rsm_storage storage);
+
 /* Blocking transfers. */
 resmap_status rsm_buffer_write(rsm_device *device, rsm_buffer *buffer, size_t offset, const float *source, size_t count);
 resmap_status rsm_buffer_read(rsm_device *device, rsm_buffer *buffer, size_t offset, float *target, size_t count);
@@ -106,8 +117,8 @@ typedef struct rsm_profile_row {
 resmap_status rsm_profile_begin(rsm_device *device);
 /* The rows (fresh memory, to be freed with free), most seconds first. Profiling ends on failure too. */
 resmap_status rsm_profile_end(rsm_device *device, rsm_profile_row **rows, size_t *count);
-/* Names what the next commands do, before each kernel: operations (a multiply-add is two) and elements read and written.
- * Does nothing unless a profile is taken. name: static text. */
+/* Names what the next commands do, before each kernel: operations (a multiply-add is two) and elements read and written
+ * (those of fp16 count by rsm_storage_size). Does nothing unless a profile is taken. name: static text. */
 resmap_status rsm_profile_next(rsm_device *device, const char *name, size_t rows, size_t columns, double flop,
                                double elements);
 
@@ -155,10 +166,11 @@ rsm_tunable rsm_gemm_tunable(size_t m, size_t k);
 typedef struct rsm_matrix {
     rsm_buffer *buffer;
     size_t offset, stride;
+    rsm_storage storage;
 } rsm_matrix;
 
-/* C[M,N] = A[M,K] B[K,N], plus what C held when `accumulate`. fp32 sums (float64 on the reference). C may not overlap A
- * or B. Safe for any offset and stride >= the row's length. CLBlast or our own kernel, whichever suits the device. */
+/* C[M,N] = A[M,K] B[K,N], plus what C held when `accumulate`. fp32 sums (float64 on the reference). A is fp32, B and C
+ * of either storage. C may not overlap A or B. Safe for any offset and stride >= the row's length. CLBlast or our own kernel, whichever suits the device. */
 resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
                        int accumulate);
 

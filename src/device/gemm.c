@@ -7,6 +7,7 @@
 
 /* As in cl/gemm.cl. */
 #define VECTOR_COLUMNS 3
+#define DEPTH 128
 
 static rsm_gemm_kind own_kind(const rsm_device *device)
 {
@@ -30,7 +31,8 @@ static int fits(const rsm_matrix *matrix, size_t rows, size_t columns)
         return 0;
     }
     uint64_t size = (uint64_t)(rows - 1) * matrix->stride + columns;
-    return size <= RSM_MAX_ELEMENTS && rsm_buffer_holds(matrix->buffer, matrix->offset, (size_t)size);
+    size_t capacity = rsm_buffer_capacity(matrix->buffer, matrix->storage);
+    return matrix->offset <= capacity && size <= capacity - matrix->offset;
 }
 
 /* Columns in runs whose sums stay in the first-level cache. */
@@ -62,14 +64,15 @@ rsm_tunable rsm_gemm_tunable(size_t m, size_t k)
     return k <= 64 ? RSM_TUNE_GEMM_SHALLOW : k <= 256 ? RSM_TUNE_GEMM_MIDDLE : RSM_TUNE_GEMM_DEEP;
 }
 
-/* The variant tuned, or by rule: what most devices of the kind are fastest with. */
-static rsm_variant choose(const rsm_device *device, size_t m, size_t k)
+/* The variant tuned, or by rule: what most devices of the kind are fastest with. `own`: not CLBlast. */
+static rsm_variant choose(const rsm_device *device, size_t m, size_t k, int own)
 {
     const rsm_variant *tuned = rsm_tuned(device, rsm_gemm_tunable(m, k));
-    rsm_variant by_rule = {NULL, 0, {(int)device->gemm}};
+    const rsm_gemm_kind kind = own && device->gemm == RSM_GEMM_CLBLAST ? own_kind(device) : device->gemm;
+    rsm_variant by_rule = {NULL, 0, {(int)kind}};
     size_t most = device->info.max_work_group;
-    if (tuned) return *tuned;
-    if (device->gemm == RSM_GEMM_VECTOR) {
+    if (tuned && !(own && tuned->values[0] == RSM_GEMM_CLBLAST)) return *tuned;
+    if (kind == RSM_GEMM_VECTOR) {
         /* Rows held in registers: with three vectors a row, 8 fill the 32 registers of AVX-512, 4 the 16 of
          * AVX2 and SSE. */
         by_rule.values[1] = device->vector;
@@ -83,10 +86,13 @@ static rsm_variant choose(const rsm_device *device, size_t m, size_t k)
 static resmap_status vector_gemm(rsm_device *device, const rsm_variant *variant, size_t m, size_t n, size_t k,
                                  rsm_matrix a, rsm_matrix b, rsm_matrix c, int accumulate)
 {
-    char options[48];
+    char options[96];
     rsm_kernel *kernel;
     size_t width = (size_t)variant->values[1], high = (size_t)variant->values[2];
-    snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d", (int)width, (int)high);
+    /* Sums are not to be rounded to half on their way. */
+    size_t depth = c.storage == RSM_FP16 ? (k + DEPTH - 1) / DEPTH * DEPTH : DEPTH;
+    snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d -DDEPTH=%d -DB_TYPE=%s -DC_TYPE=%s", (int)width, (int)high,
+             (int)depth, rsm_storage_type(b.storage), rsm_storage_type(c.storage));
     RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_vector", options, &kernel));
 
     /* Every run of rows copies its columns of B anew, so runs are as long as leaves enough of them for all
@@ -108,9 +114,10 @@ static resmap_status group_gemm(rsm_device *device, const rsm_variant *variant, 
                                 rsm_matrix a, rsm_matrix b, rsm_matrix c, int accumulate)
 {
     size_t group = (size_t)variant->values[1], side = 4 * group;
-    char options[32];
+    char options[64];
     rsm_kernel *kernel;
-    snprintf(options, sizeof options, "-DGROUP=%d", (int)group);
+    snprintf(options, sizeof options, "-DGROUP=%d -DB_TYPE=%s -DC_TYPE=%s", (int)group, rsm_storage_type(b.storage),
+             rsm_storage_type(c.storage));
     RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_group", options, &kernel));
     const size_t local[2] = {group, group};
     const size_t global[2] = {(n + side - 1) / side * group, (m + side - 1) / side * group};
@@ -124,20 +131,22 @@ resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_mat
                        rsm_matrix c, int accumulate)
 {
     if (m == 0 || n == 0) return RESMAP_OK;
-    if (k == 0 || !fits(&a, m, k) || !fits(&b, k, n) || !fits(&c, m, n)) {
+    if (k == 0 || a.storage != RSM_FP32 || !fits(&a, m, k) || !fits(&b, k, n) || !fits(&c, m, n)) {
         return rsm_fail(device->env, RESMAP_INTERNAL,
                         "device %s: a product of %zu x %zu x %zu: a matrix leaves its buffer",
                         device->info.name, m, n, k);
     }
     RSM_TRY(rsm_profile_next(device, "gemm", m, k, 2.0 * (double)m * (double)n * (double)k,
-                             (double)m * (double)k + (double)k * (double)n
-                             + (accumulate ? 2.0 : 1.0) * (double)m * (double)n));
+                             (double)m * (double)k + rsm_storage_size(b.storage) * (double)k * (double)n
+                             + rsm_storage_size(c.storage) * (accumulate ? 2.0 : 1.0) * (double)m * (double)n));
     if (device->reference) {
         reference(m, n, k, a.buffer->host + a.offset, a.stride, b.buffer->host + b.offset, b.stride,
                   c.buffer->host + c.offset, c.stride, accumulate);
         return RESMAP_OK;
     }
-    rsm_variant variant = choose(device, m, k);
+    /* CLBlast wants all three in one storage, and sums in that. */
+    const int own = b.storage == RSM_FP16 || c.storage == RSM_FP16;
+    rsm_variant variant = choose(device, m, k, own);
     if (variant.values[0] == RSM_GEMM_CLBLAST) {
         resmap_status status = rsm_clblast_gemm(device, m, n, k, a, b, c, accumulate);
         if (status != RESMAP_DEVICE_FAILED && status != RESMAP_BUILD_FAILED) return status;
@@ -145,7 +154,7 @@ resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_mat
         rsm_log(device->env, RESMAP_LOG_INFO, "%s; our own kernel is taken", device->env->error);
         rsm_tuned_set(device, rsm_gemm_tunable(m, k), NULL);
         if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
-        variant = choose(device, m, k);
+        variant = choose(device, m, k, 0);
     }
     return variant.values[0] == RSM_GEMM_VECTOR ? vector_gemm(device, &variant, m, n, k, a, b, c, accumulate)
                                                 : group_gemm(device, &variant, m, n, k, a, b, c, accumulate);

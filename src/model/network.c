@@ -36,6 +36,7 @@ struct rsm_network {
     rsm_env *env;
     const struct resmap_model *model;
     const rsm_config *config;
+    rsm_storage storage;         /* of what lies between the levels' maps */
 
     rsm_buffer *weights;
     rsm_vector patch_embed, down[3], up[3], reduce[3], output_conv;
@@ -335,29 +336,35 @@ const struct resmap_model *rsm_network_model(const rsm_network *net)
 
 typedef enum operation { ATTENTION, FEED_FORWARD, CONVOLUTION, FUSION } operation;
 
-/* Scratch elements that `rows` rows of an operation need. a, b: channels and hidden (feed-forward), channels and heads
+/* Elements of fp32 that `count` elements of that storage take. */
+static size_t taken(rsm_storage storage, size_t count)
+{
+    return storage == RSM_FP16 ? (count + 1) / 2 : count;
+}
+
+/* Scratch (elements of fp32) that `rows` rows of an operation need. a, b: channels and hidden (feed-forward), channels and heads
  * (attention), channels in and out (convolution); a: channels (fusion and reduction). */
-static size_t scratch_need(operation what, size_t a, size_t b, size_t width, size_t rows)
+static size_t scratch_need(rsm_storage storage, operation what, size_t a, size_t b, size_t width, size_t rows)
 {
     switch (what) {
     case ATTENTION:              /* normalised and expanded q, k with their halo; q, k; partial sums */
-        return 3 * a * (rows + 2) * width + 2 * a * rows * width + rsm_attention_scratch(a, b, rows * width);
+        return taken(storage, 3 * a * (rows + 2) * width + 2 * a * rows * width) + rsm_attention_scratch(a, b, rows * width);
     case FEED_FORWARD:           /* normalised, expanded, gated */
-        return (a + 2 * b) * (rows + 2) * width + b * rows * width;
-    case CONVOLUTION:            /* im2col and its product */
-        return (9 * a + b) * rows * width;
-    case FUSION:
+        return taken(storage, (a + 2 * b) * (rows + 2) * width + b * rows * width);
+    case CONVOLUTION:            /* im2col, and its product in fp32 */
+        return taken(storage, 9 * a * rows * width) + b * rows * width;
+    case FUSION:                 /* the sum in fp32 */
         return a * rows * width;
     }
     return 0;
 }
 
 /* The most rows of a map (an even number, or all of them) whose scratch stays within `limit` elements, at least 2. */
-static size_t band_rows(operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
+static size_t band_rows(rsm_storage storage, operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
 {
     size_t rows = height;
 
-    while (rows > 2 && scratch_need(what, a, b, width, rows) > limit) rows = ((rows + 1) / 2 + 1) & ~(size_t)1;
+    while (rows > 2 && scratch_need(storage, what, a, b, width, rows) > limit) rows = ((rows + 1) / 2 + 1) & ~(size_t)1;
     return rows;
 }
 
@@ -366,40 +373,41 @@ static size_t maximum(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-static size_t band_need(operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
+static size_t band_need(rsm_storage storage, operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
 {
-    return scratch_need(what, a, b, width, band_rows(what, a, b, height, width, limit));
+    return scratch_need(storage, what, a, b, width, band_rows(storage, what, a, b, height, width, limit));
 }
 
-static size_t stage_need(const stage *s, size_t height, size_t width, size_t limit)
+static size_t stage_need(rsm_storage storage, const stage *s, size_t height, size_t width, size_t limit)
 {
     const block *b = s->blocks;
 
     if (s->count == 0) return 0;
-    return maximum(band_need(ATTENTION, b->channels, b->heads, height, width, limit),
-                   band_need(FEED_FORWARD, b->channels, b->hidden, height, width, limit));
+    return maximum(band_need(storage, ATTENTION, b->channels, b->heads, height, width, limit),
+                   band_need(storage, FEED_FORWARD, b->channels, b->hidden, height, width, limit));
 }
 
 /* Scratch elements of the whole network when no operation shall take more than `limit`, as far as two rows allow. */
 static size_t network_need(const rsm_network *net, size_t height, size_t width, size_t limit)
 {
     size_t dim = net->config->dim;
-    size_t need = band_need(CONVOLUTION, 1, dim, height, width, limit);
+    rsm_storage storage = net->storage;
+    size_t need = band_need(storage, CONVOLUTION, 1, dim, height, width, limit);
 
-    need = maximum(need, band_need(CONVOLUTION, 2 * dim, 1, height, width, limit));
-    need = maximum(need, stage_need(&net->decoder[0], height, width, limit));
-    need = maximum(need, stage_need(&net->refinement, height, width, limit));
+    need = maximum(need, band_need(storage, CONVOLUTION, 2 * dim, 1, height, width, limit));
+    need = maximum(need, stage_need(storage, &net->decoder[0], height, width, limit));
+    need = maximum(need, stage_need(storage, &net->refinement, height, width, limit));
     for (int i = 0; i < LEVELS; i++) {
         size_t channels = level_channels(net, i), h = height >> i, w = width >> i;
-        need = maximum(need, stage_need(&net->encoder[i], h, w, limit));
+        need = maximum(need, stage_need(storage, &net->encoder[i], h, w, limit));
         if (i == 3) continue;
-        need = maximum(need, band_need(CONVOLUTION, channels, channels / 2, h, w, limit));
-        need = maximum(need, band_need(CONVOLUTION, 2 * channels, 4 * channels, h / 2, w / 2, limit));
-        need = maximum(need, stage_need(&net->decoder[i], h, w, limit));
-        need = maximum(need, band_need(FUSION, 2 * channels, 0, h / 2, w / 2, limit));
+        need = maximum(need, band_need(storage, CONVOLUTION, channels, channels / 2, h, w, limit));
+        need = maximum(need, band_need(storage, CONVOLUTION, 2 * channels, 4 * channels, h / 2, w / 2, limit));
+        need = maximum(need, stage_need(storage, &net->decoder[i], h, w, limit));
+        need = maximum(need, band_need(storage, FUSION, 2 * channels, 0, h / 2, w / 2, limit));
         if (net->config->arch == RSM_ARCH_RESMAP) {
             stage s = {1, (block *)&net->fusion[i].block};
-            need = maximum(need, stage_need(&s, h / 2, w / 2, limit));
+            need = maximum(need, stage_need(storage, &s, h / 2, w / 2, limit));
         }
     }
     return need;
@@ -465,7 +473,7 @@ static resmap_status touch(rsm_plan *plan)
     rsm_buffer *buffers[] = {plan->input, plan->level0, plan->skip[1], plan->skip[2], plan->skip[3], plan->small, plan->scratch};
 
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
-        rsm_map all = {buffers[i], 0, rsm_buffer_count(buffers[i])};
+        rsm_map all = {buffers[i], 0, rsm_buffer_count(buffers[i]), RSM_FP32};
         RSM_TRY(rsm_fill_zero(plan->device, all, 1, all.plane));
     }
     return rsm_device_finish(plan->device);
@@ -517,7 +525,7 @@ size_t rsm_plan_band_rows(const rsm_plan *plan)
 {
     const block *b = plan->net->refinement.blocks;
 
-    return band_rows(FEED_FORWARD, b->channels, b->hidden, plan->height, plan->width, plan->scratch_count);
+    return band_rows(plan->net->storage, FEED_FORWARD, b->channels, b->hidden, plan->height, plan->width, plan->scratch_count);
 }
 
 /* ---- Running ------------------------------------------------------------------------------------------------ */
@@ -530,7 +538,8 @@ typedef struct level_map {
 
 static level_map feature_of(rsm_plan *plan, rsm_buffer *buffer, int level)
 {
-    level_map f = {{buffer, 0, (plan->height >> level) * (plan->width >> level)}, plan->height >> level, plan->width >> level};
+    level_map f = {{buffer, 0, (plan->height >> level) * (plan->width >> level), RSM_FP32},
+                   plan->height >> level, plan->width >> level};
     return f;
 }
 
@@ -552,9 +561,16 @@ static rsm_vector part_of(rsm_vector vector, size_t offset)
     return vector;
 }
 
-static rsm_vector scratch_at(const rsm_plan *plan, size_t offset)
+/* A map within scratch, `offset` elements of the network's storage from its start. */
+static rsm_map scratch_map(const rsm_plan *plan, size_t offset, size_t plane)
 {
-    return (rsm_vector){plan->scratch, offset};
+    return (rsm_map){plan->scratch, offset, plane, plan->net->storage};
+}
+
+/* The fp32 part of scratch that follows `offset` elements of the network's storage. */
+static rsm_vector scratch_after(const rsm_plan *plan, size_t offset)
+{
+    return (rsm_vector){plan->scratch, taken(plan->net->storage, offset)};
 }
 
 /* A band of rows on its way through norm, 1x1 expansion and a 3x3 depthwise convolution, which needs one expanded row above
@@ -594,13 +610,14 @@ static resmap_status expand(rsm_plan *plan, const row_band *b, size_t channels, 
 static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
 {
     size_t c = b->channels, w = f.width;
-    size_t rows = band_rows(ATTENTION, c, b->heads, f.height, w, plan->scratch_count);
+    size_t rows = band_rows(plan->net->storage, ATTENTION, c, b->heads, f.height, w, plan->scratch_count);
     size_t halo_plane = (rows + 2) * w, plane = rows * w;
     small_layout small = small_of(c, b->heads);
     rsm_vector sums = {plan->small, small.sums}, matrix = {plan->small, small.matrix}, temporary = {plan->small, small.scratch};
-    row_band band = {f.map, f.height, w, 0, 0, 0, {plan->scratch, 0, halo_plane}, {plan->scratch, c * halo_plane, halo_plane}};
-    rsm_map qk = {plan->scratch, 3 * c * halo_plane, plane};
-    rsm_vector partial = scratch_at(plan, qk.offset + 2 * c * plane);
+    row_band band = {f.map, f.height, w, 0, 0, 0, scratch_map(plan, 0, halo_plane),
+                     scratch_map(plan, c * halo_plane, halo_plane)};
+    rsm_map qk = scratch_map(plan, 3 * c * halo_plane, plane);
+    rsm_vector partial = scratch_after(plan, qk.offset + 2 * c * plane);
 
     for (size_t first = 0; first < f.height; first += rows) {
         band.previous_rows = first == 0 ? 0 : band.rows;
@@ -626,10 +643,11 @@ static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
 static resmap_status feed_forward(rsm_plan *plan, const block *b, level_map f)
 {
     size_t c = b->channels, w = f.width;
-    size_t rows = band_rows(FEED_FORWARD, c, b->hidden, f.height, w, plan->scratch_count);
+    size_t rows = band_rows(plan->net->storage, FEED_FORWARD, c, b->hidden, f.height, w, plan->scratch_count);
     size_t halo_plane = (rows + 2) * w;
-    row_band band = {f.map, f.height, w, 0, 0, 0, {plan->scratch, 0, halo_plane}, {plan->scratch, c * halo_plane, halo_plane}};
-    rsm_map gated = {plan->scratch, (c + 2 * b->hidden) * halo_plane, rows * w};
+    row_band band = {f.map, f.height, w, 0, 0, 0, scratch_map(plan, 0, halo_plane),
+                     scratch_map(plan, c * halo_plane, halo_plane)};
+    rsm_map gated = scratch_map(plan, (c + 2 * b->hidden) * halo_plane, rows * w);
 
     for (size_t first = 0; first < f.height; first += rows) {
         band.previous_rows = first == 0 ? 0 : band.rows;
@@ -657,11 +675,11 @@ static resmap_status run_stage(rsm_plan *plan, const stage *s, level_map f)
 /* y = 3x3 convolution of x, of the same size. */
 static resmap_status convolve(rsm_plan *plan, rsm_vector weight, level_map x, rsm_map y, size_t c_in, size_t c_out)
 {
-    size_t rows = band_rows(CONVOLUTION, c_in, c_out, x.height, x.width, plan->scratch_count);
+    size_t rows = band_rows(plan->net->storage, CONVOLUTION, c_in, c_out, x.height, x.width, plan->scratch_count);
 
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = x.height - first < rows ? x.height - first : rows;
-        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, rows_of(y, x.width, first), scratch_at(plan, 0), c_in, c_out, x.height,
+        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, rows_of(y, x.width, first), scratch_map(plan, 0, rows * x.width), c_in, c_out, x.height,
                             x.width, first, count));
     }
     return RESMAP_OK;
@@ -670,12 +688,13 @@ static resmap_status convolve(rsm_plan *plan, rsm_vector weight, level_map x, rs
 /* Halves the size and doubles the channels: 3x3 convolution C to C/2, pixel-unshuffle. */
 static resmap_status downsample(rsm_plan *plan, rsm_vector weight, level_map x, size_t channels, level_map y)
 {
-    size_t rows = band_rows(CONVOLUTION, channels, channels / 2, x.height, x.width, plan->scratch_count);
-    rsm_map product = {plan->scratch, 9 * channels * rows * x.width, rows * x.width};
+    size_t rows = band_rows(plan->net->storage, CONVOLUTION, channels, channels / 2, x.height, x.width, plan->scratch_count);
+    rsm_vector rest = scratch_after(plan, 9 * channels * rows * x.width);
+    rsm_map product = {rest.buffer, rest.offset, rows * x.width, RSM_FP32};
 
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = x.height - first < rows ? x.height - first : rows;
-        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch_at(plan, 0), channels, channels / 2, x.height, x.width,
+        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch_map(plan, 0, rows * x.width), channels, channels / 2, x.height, x.width,
                             first, count));
         RSM_TRY(rsm_pixel_unshuffle(plan->device, product, rows_of(y.map, y.width, first / 2), channels / 2, count, x.width));
     }
@@ -685,12 +704,13 @@ static resmap_status downsample(rsm_plan *plan, rsm_vector weight, level_map x, 
 /* Doubles the size and halves the channels: 3x3 convolution C to 2C, pixel-shuffle. */
 static resmap_status upsample(rsm_plan *plan, rsm_vector weight, level_map x, size_t channels, level_map y)
 {
-    size_t rows = band_rows(CONVOLUTION, channels, 2 * channels, x.height, x.width, plan->scratch_count);
-    rsm_map product = {plan->scratch, 9 * channels * rows * x.width, rows * x.width};
+    size_t rows = band_rows(plan->net->storage, CONVOLUTION, channels, 2 * channels, x.height, x.width, plan->scratch_count);
+    rsm_vector rest = scratch_after(plan, 9 * channels * rows * x.width);
+    rsm_map product = {rest.buffer, rest.offset, rows * x.width, RSM_FP32};
 
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = x.height - first < rows ? x.height - first : rows;
-        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch_at(plan, 0), channels, 2 * channels, x.height, x.width,
+        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch_map(plan, 0, rows * x.width), channels, 2 * channels, x.height, x.width,
                             first, count));
         RSM_TRY(rsm_pixel_shuffle(plan->device, product, rows_of(y.map, y.width, 2 * first), channels / 2, count, x.width));
     }
@@ -700,8 +720,8 @@ static resmap_status upsample(rsm_plan *plan, rsm_vector weight, level_map x, si
 /* skip = reduce([x ; skip]): 1x1 convolution of the concatenation, as the sum of its halves. */
 static resmap_status reduce(rsm_plan *plan, rsm_vector weight, level_map x, level_map skip, size_t channels)
 {
-    size_t w = x.width, rows = band_rows(FUSION, channels, 0, x.height, w, plan->scratch_count);
-    rsm_map sum = {plan->scratch, 0, rows * w};
+    size_t w = x.width, rows = band_rows(plan->net->storage, FUSION, channels, 0, x.height, w, plan->scratch_count);
+    rsm_map sum = {plan->scratch, 0, rows * w, RSM_FP32};
 
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = (x.height - first < rows ? x.height - first : rows) * w;
@@ -716,8 +736,8 @@ static resmap_status reduce(rsm_plan *plan, rsm_vector weight, level_map x, leve
 /* Textual Prompt Fusion (paper eq. 2): x = Block(Conv1x1[x ; Conv1x1(t)]). */
 static resmap_status fuse(rsm_plan *plan, const fusion *t, level_map x)
 {
-    size_t c = t->block.channels, w = x.width, rows = band_rows(FUSION, c, 0, x.height, w, plan->scratch_count);
-    rsm_map sum = {plan->scratch, 0, rows * w};
+    size_t c = t->block.channels, w = x.width, rows = band_rows(plan->net->storage, FUSION, c, 0, x.height, w, plan->scratch_count);
+    rsm_map sum = {plan->scratch, 0, rows * w, RSM_FP32};
 
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = (x.height - first < rows ? x.height - first : rows) * w;

@@ -123,7 +123,8 @@ static resmap_status product_rate(rsm_device *device, rsm_buffer *a, rsm_buffer 
     for (int i = 0; i <= TRIES; i++) {
         double start = rsm_seconds(), seconds;
 
-        RSM_TRY(rsm_gemm(device, m, n, k, (rsm_matrix){a, 0, k}, (rsm_matrix){b, 0, n}, (rsm_matrix){c, 0, n},
+        RSM_TRY(rsm_gemm(device, m, n, k, (rsm_matrix){a, 0, k, RSM_FP32}, (rsm_matrix){b, 0, n, RSM_FP32},
+                         (rsm_matrix){c, 0, n, RSM_FP32},
                          0));
         RSM_TRY(rsm_device_finish(device));
         seconds = rsm_seconds() - start;
@@ -137,7 +138,7 @@ static resmap_status copy_rate(rsm_device *device, rsm_buffer *x, rsm_buffer *y,
 {
     /* Rows enough for every core. */
     const size_t rows = 256;
-    const rsm_map from = {x, 0, count / rows}, to = {y, 0, count / rows};
+    const rsm_map from = {x, 0, count / rows, RSM_FP32}, to = {y, 0, count / rows, RSM_FP32};
 
     for (int i = 0; i <= 2 * TRIES + 1; i++) {
         double start = rsm_seconds(), seconds, streams = i % 2 ? 2 : 3;
@@ -167,7 +168,7 @@ static resmap_status measure_roof(rsm_device *device, resmap_timing *t)
         size_t size = i < 2 ? count : 288 * 16384;   /* the largest C below */
 
         RSM_CHECK(rsm_buffer_create(device, size, &buffers[i]));
-        RSM_CHECK(rsm_fill_zero(device, (rsm_map){buffers[i], 0, size}, 1, size));
+        RSM_CHECK(rsm_fill_zero(device, (rsm_map){buffers[i], 0, size, RSM_FP32}, 1, size));
     }
     if (reference) {
         RSM_CHECK(product_rate(device, buffers[0], buffers[1], buffers[2], 128, 256, 128, &t->roof_flops));

@@ -35,11 +35,11 @@ static rsm_cut cut_of(const rsm_device *device, size_t *tile)
 }
 
 static resmap_status get_kernel(rsm_device *device, const char *name, const rsm_cut *cut, size_t tile,
-                                rsm_kernel **kernel)
+                                rsm_storage storage, rsm_kernel **kernel)
 {
-    char options[64];
-    snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d", (int)cut->local[0],
-             (int)tile, CHUNK);
+    char options[80];
+    snprintf(options, sizeof options, "-DLANES=%d -DTILE=%d -DCHUNK=%d -DX_TYPE=%s", (int)cut->local[0],
+             (int)tile, CHUNK, rsm_storage_type(storage));
     return rsm_cut_kernel(device, "attention", name, cut, options, kernel);
 }
 
@@ -68,9 +68,10 @@ static void reference_sums(rsm_map q, rsm_map k, size_t c, size_t heads, size_t 
 resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads,
                                  size_t count, rsm_vector sums, rsm_vector scratch, int accumulate)
 {
-    if (heads == 0 || channels % heads != 0 || channels == 0 || count == 0) {
+    if (heads == 0 || channels % heads != 0 || channels == 0 || count == 0 || q.storage != k.storage) {
         return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL,
-                        "attention: %zu channels in %zu heads, %zu elements", channels, heads, count);
+                        "attention: %zu channels in %zu heads, %zu elements, or two storages", channels, heads,
+                        count);
     }
     const size_t c = channels / heads, number = rsm_attention_sums_count(channels, heads);
     RSM_TRY(rsm_check_map(device, "attention", q, channels, count));
@@ -79,7 +80,7 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     RSM_TRY(rsm_check_vector(device, "attention", scratch, rsm_attention_scratch(channels, heads, count)));
     RSM_TRY(rsm_profile_next(device, "attention_partial", channels, heads,
                              2 * ((double)channels * (double)c + 2 * (double)channels) * (double)count,
-                             2 * (double)channels * (double)count));
+                             2 * rsm_map_size(q, channels, count)));
     if (rsm_device_is_reference(device)) {
         reference_sums(q, k, c, heads, count, rsm_vector_host(sums), accumulate);
         return RESMAP_OK;
@@ -93,8 +94,8 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     const size_t span = cut.vector > 1 ? tiles : 1;
     const size_t groups = (tiles + span - 1) / span;
     const size_t global[3] = {cut.local[0], tiles * groups, chunks * heads};
-    RSM_TRY(get_kernel(device, "attention_partial", &cut, tile, &partial));
-    RSM_TRY(get_kernel(device, "attention_total", &cut, tile, &total));
+    RSM_TRY(get_kernel(device, "attention_partial", &cut, tile, q.storage, &partial));
+    RSM_TRY(get_kernel(device, "attention_total", &cut, tile, q.storage, &total));
     RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k), RSM_VECTOR(scratch),
                     RSM_INT(c), RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
     RSM_TRY(rsm_profile_next(device, "attention_total", channels, heads, (double)chunks * (double)number,
@@ -147,15 +148,15 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
         size_t tile;
         const rsm_cut cut = cut_of(device, &tile);
         const size_t global[1] = {channels};
-        RSM_TRY(get_kernel(device, "attention_softmax", &cut, tile, &kernel));
+        RSM_TRY(get_kernel(device, "attention_softmax", &cut, tile, RSM_FP32, &kernel));
         RSM_TRY(RSM_RUN(device, kernel, 1, global, cut.local, RSM_VECTOR(sums), RSM_VECTOR(temperature),
                         RSM_VECTOR(scratch), RSM_INT(c), RSM_INT(heads)));
     }
     /* Columns h * c ... of w times the block of head h. */
     for (size_t h = 0; h < heads; h++) {
-        RSM_TRY(rsm_gemm(device, channels, c, c, (rsm_matrix){w.buffer, w.offset + h * c, channels},
-                         (rsm_matrix){scratch.buffer, scratch.offset + h * c * c, c},
-                         (rsm_matrix){out.buffer, out.offset + h * c, channels}, 0));
+        RSM_TRY(rsm_gemm(device, channels, c, c, (rsm_matrix){w.buffer, w.offset + h * c, channels, RSM_FP32},
+                         (rsm_matrix){scratch.buffer, scratch.offset + h * c * c, c, RSM_FP32},
+                         (rsm_matrix){out.buffer, out.offset + h * c, channels, RSM_FP32}, 0));
     }
     return RESMAP_OK;
 }

@@ -6,7 +6,7 @@
 resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count)
 {
     if (channels == 0 || count == 0) return RESMAP_OK;
-    RSM_TRY(rsm_check_map(device, "channel mean", x, channels, count));
+    RSM_TRY(rsm_check_fp32(device, "channel mean", x, channels, count));
     RSM_TRY(rsm_check_vector(device, "channel mean", mean, channels));
     RSM_TRY(rsm_profile_next(device, "channel_mean", channels, 0, (double)channels * (double)count,
                              (double)channels * (double)count));

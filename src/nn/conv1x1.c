@@ -4,9 +4,9 @@ resmap_status rsm_conv1x1(rsm_device *device, rsm_vector w, size_t w_stride, rsm
                           size_t c_in, size_t c_out, size_t count, int accumulate)
 {
     if (c_out == 0 || c_in == 0 || count == 0) return RESMAP_OK;
-    RSM_TRY(rsm_check_map(device, "conv1x1", (rsm_map){w.buffer, w.offset, w_stride}, c_out, c_in));
+    RSM_TRY(rsm_check_map(device, "conv1x1", (rsm_map){w.buffer, w.offset, w_stride, RSM_FP32}, c_out, c_in));
     RSM_TRY(rsm_check_map(device, "conv1x1", x, c_in, count));
     RSM_TRY(rsm_check_map(device, "conv1x1", y, c_out, count));
-    return rsm_gemm(device, c_out, count, c_in, (rsm_matrix){w.buffer, w.offset, w_stride},
+    return rsm_gemm(device, c_out, count, c_in, (rsm_matrix){w.buffer, w.offset, w_stride, RSM_FP32},
                     rsm_map_matrix(x, count), rsm_map_matrix(y, count), accumulate);
 }

@@ -54,9 +54,9 @@ static resmap_status check(rsm_device *device, const char *what, rsm_map x, rsm_
 /* *cut, *item_rows, the global size and the kernel. cpu_rows: ROWS on CPUs. */
 static resmap_status prepare(rsm_device *device, rsm_tunable tunable, const char *name, size_t channels,
                              size_t rows, size_t width, int cpu_rows, rsm_cut *cut, size_t *item_rows,
-                             size_t global[3], rsm_kernel **kernel)
+                             size_t global[3], rsm_storage x, rsm_storage y, rsm_kernel **kernel)
 {
-    char options[32];
+    char options[64];
     const rsm_variant *tuned = rsm_tuned(device, tunable);
     *cut = rsm_cut_tuned(device, tuned, width);
     const int cpu = cut->columns == 1;
@@ -65,7 +65,8 @@ static resmap_status prepare(rsm_device *device, rsm_tunable tunable, const char
     global[0] = cut->columns;
     global[1] = (rows + *item_rows - 1) / *item_rows;
     global[2] = channels;
-    snprintf(options, sizeof options, "-DROWS=%d", held);
+    snprintf(options, sizeof options, "-DROWS=%d -DX_TYPE=%s -DY_TYPE=%s", held, rsm_storage_type(x),
+             rsm_storage_type(y));
     return rsm_cut_kernel(device, "depthwise3x3", name, cut, options, kernel);
 }
 
@@ -79,13 +80,14 @@ resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_
     RSM_TRY(check(device, "depthwise convolution", x, w, y, channels, channels, rows, width));
     RSM_TRY(rsm_profile_next(device, "depthwise3x3", channels, 0,
                              18 * (double)channels * (double)rows * (double)width,
-                             (double)channels * (double)(2 * rows + 2) * (double)width));
+                             rsm_map_size(x, channels, (rows + 2) * width)
+                             + rsm_map_size(y, channels, rows * width)));
     if (rsm_device_is_reference(device)) {
         reference(x, w, y, channels, rows, width);
         return RESMAP_OK;
     }
     RSM_TRY(prepare(device, RSM_TUNE_DEPTHWISE, "depthwise3x3", channels, rows, width, ROWS, &cut, &item_rows,
-                    global, &kernel));
+                    global, x.storage, y.storage, &kernel));
     return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_INT(rows),
                    RSM_INT(width), RSM_INT(item_rows));
 }
@@ -100,13 +102,14 @@ resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w,
     RSM_TRY(check(device, "gate", x, w, y, 2 * hidden, hidden, rows, width));
     RSM_TRY(rsm_profile_next(device, "depthwise3x3_gate", hidden, 0,
                              36 * (double)hidden * (double)rows * (double)width,
-                             (double)hidden * (double)(3 * rows + 4) * (double)width));
+                             rsm_map_size(x, 2 * hidden, (rows + 2) * width)
+                             + rsm_map_size(y, hidden, rows * width)));
     if (rsm_device_is_reference(device)) {
         reference_gate(x, w, y, hidden, rows, width);
         return RESMAP_OK;
     }
     RSM_TRY(prepare(device, RSM_TUNE_GATE, "depthwise3x3_gate", hidden, rows, width, CPU_GATE_ROWS, &cut,
-                    &item_rows, global, &kernel));
+                    &item_rows, global, x.storage, y.storage, &kernel));
     return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y),
                    RSM_INT(hidden), RSM_INT(rows), RSM_INT(width), RSM_INT(item_rows));
 }

@@ -32,14 +32,14 @@ static void reference(rsm_map x, rsm_vector weight, rsm_vector bias, rsm_map y, 
 resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, rsm_vector bias, rsm_map y,
                              size_t channels, size_t count)
 {
-    RSM_TRY(rsm_check_map(device, "layer norm", x, channels, count));
+    RSM_TRY(rsm_check_fp32(device, "layer norm", x, channels, count));
     RSM_TRY(rsm_check_map(device, "layer norm", y, channels, count));
     RSM_TRY(rsm_check_vector(device, "layer norm", weight, channels));
     if (bias.buffer) RSM_TRY(rsm_check_vector(device, "layer norm", bias, channels));
     if (channels == 0 || count == 0) return RESMAP_OK;
     /* Sum; difference, square, sum; two products. */
     RSM_TRY(rsm_profile_next(device, "layer_norm", channels, 0, 6 * (double)channels * (double)count,
-                             2 * (double)channels * (double)count));
+                             rsm_map_size(x, channels, count) + rsm_map_size(y, channels, count)));
     if (rsm_device_is_reference(device)) {
         reference(x, weight, bias, y, channels, count);
         return RESMAP_OK;
@@ -52,7 +52,8 @@ resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, r
     const size_t pixels = block * (size_t)cut.vector;
     const size_t global[1] = {(count + pixels - 1) / pixels};
     char options[64];
-    snprintf(options, sizeof options, "-DBLOCK=%d -DWITH_BIAS=%d", (int)block, bias.buffer != NULL);
+    snprintf(options, sizeof options, "-DBLOCK=%d -DWITH_BIAS=%d -DY_TYPE=%s", (int)block, bias.buffer != NULL,
+             rsm_storage_type(y.storage));
     RSM_TRY(rsm_cut_kernel(device, "layer_norm", "layer_norm", &cut, options, &kernel));
     return RSM_RUN(device, kernel, 1, global, cut.local, RSM_MAP(x), RSM_VECTOR(weight),
                    RSM_VECTOR(bias.buffer ? bias : weight), RSM_MAP(y), RSM_INT(channels), RSM_INT(count));

@@ -13,7 +13,7 @@ static resmap_status outside(rsm_device *device, const char *what)
 resmap_status rsm_check_map(rsm_device *device, const char *what, rsm_map map, size_t channels, size_t count)
 {
     if (!map.buffer) return outside(device, what);
-    const size_t size = rsm_buffer_count(map.buffer);
+    const size_t size = rsm_buffer_capacity(map.buffer, map.storage);
     if (channels == 0 || count == 0) return RESMAP_OK;
     if (map.offset > size || count > size - map.offset) return outside(device, what);
     if (channels == 1) return RESMAP_OK;
@@ -22,15 +22,27 @@ resmap_status rsm_check_map(rsm_device *device, const char *what, rsm_map map, s
     return RESMAP_OK;
 }
 
+resmap_status rsm_check_fp32(rsm_device *device, const char *what, rsm_map map, size_t channels, size_t count)
+{
+    if (map.storage != RSM_FP32)
+        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "%s: a map that is not fp32", what);
+    return rsm_check_map(device, what, map, channels, count);
+}
+
 resmap_status rsm_check_vector(rsm_device *device, const char *what, rsm_vector vector, size_t count)
 {
-    return rsm_check_map(device, what, (rsm_map){vector.buffer, vector.offset, count}, 1, count);
+    return rsm_check_map(device, what, (rsm_map){vector.buffer, vector.offset, count, RSM_FP32}, 1, count);
+}
+
+double rsm_map_size(rsm_map map, size_t channels, size_t count)
+{
+    return rsm_storage_size(map.storage) * (double)channels * (double)count;
 }
 
 rsm_matrix rsm_map_matrix(rsm_map map, size_t count)
 {
     /* The plane of a single channel may be anything. */
-    return (rsm_matrix){map.buffer, map.offset, map.plane > count ? map.plane : count};
+    return (rsm_matrix){map.buffer, map.offset, map.plane > count ? map.plane : count, map.storage};
 }
 
 double *rsm_map_host(rsm_map map, size_t c)

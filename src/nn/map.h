@@ -9,10 +9,14 @@
 #define RSM_MAP(m) RSM_BUFFER((m).buffer), RSM_INT((m).offset), RSM_INT((m).plane)
 #define RSM_VECTOR(v) RSM_BUFFER((v).buffer), RSM_INT((v).offset)
 
-/* RESMAP_INTERNAL, naming the operation `what`, when the region leaves its buffer or channels overlap. */
+/* RESMAP_INTERNAL, naming the operation `what`, when the region leaves its buffer or channels overlap, or when a map that
+ * has to be fp32 is not. */
 resmap_status rsm_check_map(rsm_device *device, const char *what, rsm_map map, size_t channels, size_t count);
+resmap_status rsm_check_fp32(rsm_device *device, const char *what, rsm_map map, size_t channels, size_t count);
 resmap_status rsm_check_vector(rsm_device *device, const char *what, rsm_vector vector, size_t count);
 
+/* `channels` channels of `count` elements as rsm_profile_next counts them. */
+double rsm_map_size(rsm_map map, size_t channels, size_t count);
 /* Channels as rows, for rsm_gemm. */
 rsm_matrix rsm_map_matrix(rsm_map map, size_t count);
 

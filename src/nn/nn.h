@@ -5,6 +5,8 @@
  * width; a band of rows within it is the same map with a larger offset and fewer elements. Row-wise operations name
  * `rows` and `width`, the others `count` elements a channel. Weights are dense, in PyTorch's order.
  *
+ * Maps are fp32, except where an operation says "of either storage": there each may be fp16, too.
+ *
  * References: Restormer (Zamir et al., CVPR 2022) for the blocks, ResMAP (Tang et al.) for the fusion. */
 #ifndef RSM_NN_H
 #define RSM_NN_H
@@ -14,37 +16,39 @@
 typedef struct rsm_map {
     rsm_buffer *buffer;
     size_t offset, plane;
+    rsm_storage storage;
 } rsm_map;
 
-/* Weights: a dense tensor inside a buffer. */
+/* Weights, sums: a dense tensor inside a buffer, fp32. */
 typedef struct rsm_vector {
     rsm_buffer *buffer;
     size_t offset;
 } rsm_vector;
 
 /* y[o] = Σ_c w[o, c] x[c], added to y when `accumulate`; w has `w_stride` elements a row (>= c_in), so that half of a
- * matrix can be used. y may not overlap x. */
+ * matrix can be used. x and y of either storage. y may not overlap x. */
 resmap_status rsm_conv1x1(rsm_device *device, rsm_vector w, size_t w_stride, rsm_map x, rsm_map y, size_t c_in, size_t c_out,
                           size_t count, int accumulate);
 
 /* Per element over the channels: WithBias (bias.buffer not NULL) (x - mean) / sqrt(var + 1e-5) * w + b; BiasFree x /
- * sqrt(var + 1e-5) * w, var about the mean all the same, x not centred. Biased variance. y may be x. */
+ * sqrt(var + 1e-5) * w, var about the mean all the same, x not centred. Biased variance. y of either storage; it may be x. */
 resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, rsm_vector bias, rsm_map y, size_t channels,
                              size_t count);
 
 /* Depthwise 3x3: y has `rows` rows, x has rows + 2 (one above, one below, zeros where the image ends); left and right are
- * padded with zeros here. w: [channels, 3, 3]. y may not overlap x. */
+ * padded with zeros here. w: [channels, 3, 3]. x and y of either storage. y may not overlap x. */
 resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t channels, size_t rows,
                                size_t width);
 
 /* The gate of the feed-forward (GDFN): y[c] = gelu(d[c]) * d[c + hidden], d = depthwise 3x3 of the 2 * hidden channels of x
- * (as above), gelu by erf. */
+ * (as above), gelu by erf. x and y of either storage. */
 resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t hidden, size_t rows,
                                     size_t width);
 
 /* Attention statistics (MDTA): for each head h and its c = channels / heads channels, adds to `sums` (heads blocks of c * c
  * + 2 * c: Q K^T row-major, then Σq², then Σk²) the sums over `count` elements of q and k. sums is overwritten when
- * !accumulate. `scratch`: a buffer region of at least rsm_attention_scratch(...) elements. Fixed summation order. */
+ * !accumulate. `scratch`: a buffer region of at least rsm_attention_scratch(...) elements. Fixed summation order. q and k
+ * of either storage, the same. */
 size_t rsm_attention_sums_count(size_t channels, size_t heads);
 size_t rsm_attention_scratch(size_t channels, size_t heads, size_t count);
 resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads, size_t count,
@@ -56,8 +60,9 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
                                    rsm_vector scratch, size_t channels, size_t heads);
 
 /* 3x3 convolution, zero padding, of the rows first_row … first_row + rows - 1 of an image of `height` x `width` whose whole
- * map is x: y (rows * width elements a channel). w: [c_out, c_in, 3, 3]. scratch: c_in * 9 * rows * width elements. */
-resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch, size_t c_in, size_t c_out,
+ * map is x: y (rows * width elements a channel, of either storage). w: [c_out, c_in, 3, 3]. scratch: c_in * 9 channels of
+ * rows * width elements, of either storage. */
+resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_map scratch, size_t c_in, size_t c_out,
                           size_t height, size_t width, size_t first_row, size_t rows);
 
 /* y[c, 2r + i, 2s + j] = x[4c + 2i + j, r, s], i, j in 0, 1: x has 4 * channels channels of rows x width, y `channels` of
@@ -68,11 +73,11 @@ resmap_status rsm_pixel_unshuffle(rsm_device *device, rsm_map x, rsm_map y, size
 
 /* y[c, i] = value[c]. */
 resmap_status rsm_fill_channels(rsm_device *device, rsm_vector value, rsm_map y, size_t channels, size_t count);
-/* y = 0. */
+/* y = 0, of either storage. */
 resmap_status rsm_fill_zero(rsm_device *device, rsm_map y, size_t channels, size_t count);
 /* y += x. */
 resmap_status rsm_add(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t count);
-/* y = x; regions must not overlap. */
+/* y = x, each of either storage; regions must not overlap. */
 resmap_status rsm_copy(rsm_device *device, rsm_map x, rsm_map y, size_t channels, size_t count);
 
 /* mean[c] of x[c] over count elements, in a fixed order. */

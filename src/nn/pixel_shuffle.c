@@ -20,8 +20,8 @@ static resmap_status run(rsm_device *device, const char *name, rsm_map coarse, r
                          size_t channels, size_t rows, size_t width, int to_fine)
 {
     if (channels == 0 || rows == 0 || width == 0) return RESMAP_OK;
-    RSM_TRY(rsm_check_map(device, name, coarse, 4 * channels, rows * width));
-    RSM_TRY(rsm_check_map(device, name, fine, channels, 4 * rows * width));
+    RSM_TRY(rsm_check_fp32(device, name, coarse, 4 * channels, rows * width));
+    RSM_TRY(rsm_check_fp32(device, name, fine, channels, 4 * rows * width));
     RSM_TRY(rsm_profile_next(device, name, channels, 0, 0,
                              8 * (double)channels * (double)rows * (double)width));
     if (rsm_device_is_reference(device)) {
