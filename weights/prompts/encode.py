@@ -84,6 +84,7 @@ def split(y, seed, held=0.2):
 
 
 def refine(x, y, train, seed, epochs, lr):
+    """Trains L and C_T; yields (scaled L(x), logits) for all x after every epoch."""
     torch.manual_seed(seed)
     L = nn.Linear(384, 384)
     with torch.no_grad():
@@ -102,11 +103,30 @@ def refine(x, y, train, seed, epochs, lr):
             opt.zero_grad()
             loss.backward()
             opt.step()
-    with torch.no_grad():
-        z = L(x)
-        pred = ct(z).argmax(1)
-        z = z / z.norm(dim=1).mean()
-    return z, pred
+        with torch.no_grad():
+            z = L(x)
+            yield z / z.norm(dim=1).mean(), ct(z)
+
+
+def compare_epochs(x, y, train, seed, epochs, lr, folds=5):
+    """Cross-validation inside the training part: the held-out sentences have no say in the choice."""
+    fold = np.full(len(y), -1)
+    g = np.random.default_rng(seed)
+    for k in range(len(CLASSES)):
+        idx = g.permutation(np.flatnonzero(train & (y.numpy() == k)))
+        fold[idx] = np.arange(len(idx)) % folds
+    rows = np.zeros((folds, epochs, 4))
+    for f in range(folds):
+        val = fold == f
+        for e, (z, logits) in enumerate(refine(x, y, train & ~val, seed, epochs, lr)):
+            logits, truth = logits[val], y[val]
+            rows[f, e] = (F.cross_entropy(logits, truth),
+                          (logits.argmax(1) == truth).float().mean(),
+                          *separation(z[val].numpy(), truth.numpy()))
+    print(f"{folds}-fold cross-validation on the training part")
+    print("epoch  cross-entropy  accuracy  within  between  gap")
+    for e, (ce, acc, w, b) in enumerate(rows.mean(0), 1):
+        print(f"{e:5d}  {ce:13.4f}  {acc:8.4f}  {w:6.3f}  {b:7.3f}  {w - b:.3f}")
 
 
 def separation(f, y):
@@ -126,6 +146,36 @@ def centroid_acc(f, y, train, test):
     return ((f[test] @ m.T).argmax(1) == y[test]).mean()
 
 
+def plot(path, before, after, y):
+    """First two principal components, and cosines of pairs, before and after L."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(2, 2, figsize=(10, 8.5))
+    same = y[:, None] == y[None, :]
+    pair = np.triu(np.ones(same.shape, bool), 1)
+    for col, (name, f) in enumerate((("before L", before), ("after L", after))):
+        f = f / np.linalg.norm(f, axis=1, keepdims=True)
+        centred = f - f.mean(0)
+        _, s, axes = np.linalg.svd(centred, full_matrices=False)
+        xy, share = centred @ axes[:2].T, s ** 2 / (s ** 2).sum()
+        for k, label in enumerate(CLASSES):
+            ax[0, col].scatter(*xy[y == k].T, s=9, alpha=0.7, linewidths=0, label=label)
+        ax[0, col].set(title=name, aspect="equal", xlabel=f"PC 1 ({share[0]:.0%} of variance)",
+                       ylabel=f"PC 2 ({share[1]:.0%} of variance)")
+        cosine = f @ f.T
+        for label, m in (("same class", same & pair), ("two classes", ~same & pair)):
+            ax[1, col].hist(cosine[m], bins=np.linspace(-0.6, 1, 81), density=True, alpha=0.6,
+                            label=f"{label}, mean {cosine[m].mean():.2f}")
+        ax[1, col].set(xlabel="cosine of two sentences", ylabel="density")
+        ax[1, col].legend()
+    fig.suptitle(f"{len(y)} held-out sentences, all-MiniLM-L6-v2 features")
+    fig.legend(*ax[0, 0].get_legend_handles_labels(), ncol=len(CLASSES), markerscale=2,
+               loc="upper center", bbox_to_anchor=(0.5, 0.965))
+    fig.tight_layout(rect=(0, 0, 1, 0.95))
+    fig.savefig(path, dpi=100)
+
+
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--seed", type=int, default=0)
@@ -133,6 +183,10 @@ def main():
     ap.add_argument("--lr", type=float, default=1e-3)
     ap.add_argument("--show-errors", action="store_true",
                     help="list the held-out sentences that C_T gets wrong")
+    ap.add_argument("--compare-epochs", type=int, metavar="N",
+                    help="cross-validate 1 to N epochs and stop")
+    ap.add_argument("--plot", metavar="PNG",
+                    help="draw the held-out sentences before and after (needs matplotlib)")
     ap.add_argument("--out", default=os.path.join(HERE, "features.npz"))
     a = ap.parse_args()
     torch.set_num_threads(1)
@@ -142,9 +196,12 @@ def main():
     print("sentences", len(sents), dict(zip(CLASSES, np.bincount(y).tolist())))
     x = encode(sents)
     train, test = split(y, a.seed)
-    z, pred = refine(x, torch.from_numpy(y).long(), train, a.seed,
-                     a.epochs, a.lr)
-    pred = pred.numpy()
+    target = torch.from_numpy(y).long()
+    if a.compare_epochs:
+        return compare_epochs(x, target, train, a.seed, a.compare_epochs, a.lr)
+    for z, logits in refine(x, target, train, a.seed, a.epochs, a.lr):
+        pass
+    pred = logits.argmax(1).numpy()
     feat = z.numpy().astype(np.float16)
 
     for name, f in (("before", x.numpy()), ("after ", feat.astype(np.float32))):
@@ -165,6 +222,9 @@ def main():
     if a.show_errors:
         for i in np.flatnonzero(test & ~ok):
             print(f"  {CLASSES[y[i]]} taken for {CLASSES[pred[i]]}: {sents[i]}")
+
+    if a.plot:
+        plot(a.plot, x.numpy()[test], feat[test].astype(np.float32), y[test])
 
     tmp = a.out + ".tmp.npz"
     np.savez(tmp, features=feat, **{"class": y})
