@@ -93,11 +93,17 @@ RESMAP_API resmap_status resmap_list_devices(resmap_context *context, const resm
 
 /* Opens the device that later calls compute on, in place of the one opened before. `specification`: "auto" (or
  * NULL), an index, a part of the name, "gpu", "cpu", or "reference" (plain C in float64; slow, exact, never taken
- * by "auto"). RESMAP_NO_DEVICE when there is none such. Models opened earlier follow to the new device. */
+ * by "auto"). RESMAP_NO_DEVICE when there is none such. Models opened earlier follow to the new device.
+ *
+ * Several may be opened, which share the slices of a volume: "all" (every usable device, but one driver for the CPU), or
+ * a list, "0,2". "0/2" is two devices, each half of device 0; a device named twice works on two slices at a time. The
+ * library then starts a thread for each while resmap_restore or resmap_classify works: the progress callback is called in
+ * the caller's thread all the same, the log in any, never two at a time. One that fails is left out with a warning, and
+ * what it had to do is done by the others. */
 RESMAP_API resmap_status resmap_open_device(resmap_context *context, const char *specification);
-/* The opened device, or NULL. */
-RESMAP_API const resmap_device *resmap_opened_device(const resmap_context *context);
-/* Bytes of device memory in buffers of this context: now, and at most since the device was opened. */
+/* The opened device; of several number `index` (0: the first); NULL: there is none such. */
+RESMAP_API const resmap_device *resmap_opened_device(const resmap_context *context, size_t index);
+/* Bytes of device memory in buffers of this context: now, and at most since the devices were opened. */
 RESMAP_API void resmap_device_bytes(const resmap_context *context, uint64_t *now, uint64_t *peak);
 
 /* ---- Images --------------------------------------------------------------------------------------------- */
@@ -185,11 +191,18 @@ typedef struct resmap_volume_report {
     resmap_slice_report *slices;
 } resmap_volume_report;
 
+typedef struct resmap_device_report {
+    char *name, *platform, *driver;
+    const char *precision;       /* "fp32", "fp16"; "fp64" on the reference */
+    size_t slices;               /* taken, in all steps: one that is classified and then restored counts twice */
+    double seconds;              /* in the network, transfers included */
+} resmap_device_report;
+
 typedef struct resmap_report {
     char *input, *output;        /* paths, NULL when from memory */
     char *model_name, *model_sha256;
-    char *device_name, *device_platform, *device_driver;
-    const char *precision;       /* "fp32", "fp16"; "fp64" on the reference */
+    size_t device_count;
+    resmap_device_report *devices;
     const char *plane;           /* "axial", "coronal", "sagittal" */
     const char *decide;          /* "volume", "slice" */
     char *prompt;                /* "centroid", "sample:7" */
@@ -201,7 +214,8 @@ typedef struct resmap_report {
     size_t volume_count;
     resmap_volume_report *volumes;
     double seconds_setup, seconds_read, seconds_compute, seconds_write, seconds_total;
-    uint64_t device_bytes_peak;
+    double seconds_network;      /* of seconds_compute, those in the network: the mean over the devices */
+    uint64_t device_bytes_peak;  /* of all devices together */
 } resmap_report;
 
 RESMAP_API void resmap_report_free(resmap_report *report);

@@ -8,14 +8,19 @@
 
 struct resmap_context {
     rsm_env env;                 /* first: a model knows its context by its env */
-    rsm_device *device;          /* NULL: none opened */
+    rsm_device **opened;         /* NULL: none */
+    size_t opened_count;
     rsm_device_list *devices;    /* of the last resmap_list_devices */
     double seconds_opening;      /* devices and models, since the last report that told them */
     int cache_sought;
     char *cache_folder;          /* NULL: none, or not sought yet */
-    /* The last model's network on the device, kept for the next call. */
-    rsm_network *network;
+    /* The last model's network on every device, but those that failed; kept for the next call. */
+    rsm_network **networks;
+    size_t network_count;
     const struct resmap_model *network_model;
 };
+
+/* The opened device (NULL: none) for what computes on one only; RESMAP_BAD_ARGUMENT, naming `what`, when several are. */
+resmap_status rsm_single_device(resmap_context *context, const char *what, rsm_device **device);
 
 #endif

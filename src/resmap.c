@@ -10,6 +10,7 @@
 #include "image/image.h"
 #include "model/cascade.h"
 #include "model/selfcheck.h"
+#include "model/share.h"
 #include "model/timing.h"
 
 const char *resmap_version(void)
@@ -52,18 +53,20 @@ resmap_status resmap_context_create(resmap_context **context)
     return RESMAP_OK;
 }
 
-static void drop_network(resmap_context *context)
+static void drop_networks(resmap_context *context)
 {
-    rsm_network_free(context->network);
-    context->network = NULL;
+    for (size_t i = 0; i < context->network_count; i++) rsm_network_free(context->networks[i]);
+    free(context->networks);
+    context->networks = NULL;
+    context->network_count = 0;
     context->network_model = NULL;
 }
 
 void resmap_context_free(resmap_context *context)
 {
     if (context == NULL) return;
-    drop_network(context);
-    rsm_device_close(context->device);
+    drop_networks(context);
+    rsm_devices_close(context->opened, context->opened_count);
     rsm_device_list_free(context->devices);
     free(context->cache_folder);
     free(context);
@@ -110,25 +113,30 @@ resmap_status resmap_list_devices(resmap_context *context, const resmap_device *
 resmap_status resmap_open_device(resmap_context *context, const char *specification)
 {
     double start = rsm_seconds();
-    rsm_device *device;
+    rsm_device **devices;
+    size_t count;
 
-    RSM_TRY(rsm_device_open(&context->env, specification == NULL ? "auto" : specification, &device));
-    drop_network(context);
-    rsm_device_close(context->device);
-    context->device = device;
+    RSM_TRY(rsm_devices_open(&context->env, specification, &devices, &count));
+    drop_networks(context);
+    rsm_devices_close(context->opened, context->opened_count);
+    context->opened = devices;
+    context->opened_count = count;
     context->seconds_opening += rsm_seconds() - start;
     return RESMAP_OK;
 }
 
-const resmap_device *resmap_opened_device(const resmap_context *context)
+const resmap_device *resmap_opened_device(const resmap_context *context, size_t index)
 {
-    return context->device == NULL ? NULL : rsm_device_info(context->device);
+    return index < context->opened_count ? rsm_device_info(context->opened[index]) : NULL;
 }
 
 void resmap_device_bytes(const resmap_context *context, uint64_t *now, uint64_t *peak)
 {
-    *now = context->device == NULL ? 0 : rsm_device_bytes(context->device);
-    *peak = context->device == NULL ? 0 : rsm_device_bytes_peak(context->device);
+    *now = *peak = 0;
+    for (size_t i = 0; i < context->opened_count; i++) {
+        *now += rsm_device_bytes(context->opened[i]);
+        *peak += rsm_device_bytes_peak(context->opened[i]);
+    }
 }
 
 /* ---- Images ---- */
@@ -186,7 +194,7 @@ void resmap_model_free(resmap_model *model)
 
     if (model == NULL) return;
     context = (resmap_context *)model->env;   /* its first member */
-    if (context->network_model == model) drop_network(context);
+    if (context->network_model == model) drop_networks(context);
     rsm_model_free(model);
 }
 
@@ -228,30 +236,70 @@ resmap_status resmap_report_json(resmap_context *context, const resmap_report *r
     return rsm_report_json(&context->env, report, classify, text);
 }
 
-/* Puts the model's network on the opened device. */
-static resmap_status load_network(resmap_context *context, const resmap_model *model)
+/* After a failure on one of several devices, `others` of which are left: goes on without it when it is the device's. */
+static resmap_status leave_out(resmap_context *context, const rsm_device *device, resmap_status failure, size_t others)
 {
-    if (context->device == NULL) return rsm_fail(&context->env, RESMAP_NO_DEVICE, "device: none is opened");
-    if (context->network_model != model) {
-        drop_network(context);
-        RSM_TRY(rsm_network_create(context->device, model, &context->network));
-        context->network_model = model;
+    rsm_fail(&context->env, failure, "%s", rsm_device_env(device)->error);
+    if (others == 0 || !rsm_is_device_failure(failure)) return failure;
+    rsm_log(&context->env, RESMAP_LOG_WARNING, "%s; its work goes to others", context->env.error);
+    return RESMAP_OK;
+}
+
+/* Puts the model's network on every opened device. */
+static resmap_status load_networks(resmap_context *context, const resmap_model *model)
+{
+    size_t count = context->opened_count;
+
+    if (count == 0) return rsm_fail(&context->env, RESMAP_NO_DEVICE, "device: none is opened");
+    if (context->network_model == model) return RESMAP_OK;
+    drop_networks(context);
+    context->networks = calloc(count, sizeof *context->networks);
+    if (context->networks == NULL) return rsm_no_memory(&context->env, count * sizeof *context->networks);
+    for (size_t i = 0; i < count; i++) {
+        resmap_status status = rsm_network_create(context->opened[i], model, &context->networks[context->network_count]);
+        if (status == RESMAP_OK) context->network_count++;
+        else RSM_TRY(leave_out(context, context->opened[i], status, context->network_count + count - 1 - i));
+    }
+    context->network_model = model;
+    return RESMAP_OK;
+}
+
+/* The same, each checked once for its device and model. */
+static resmap_status use_networks(resmap_context *context, const resmap_model *model)
+{
+    RSM_TRY(load_networks(context, model));
+    for (size_t i = 0; i < context->network_count;) {
+        rsm_device *device = rsm_network_device(context->networks[i]);
+        resmap_status status = RESMAP_OK;
+        if (!rsm_device_is_reference(device))
+            status = rsm_self_check_once(context->networks[i], resmap_cache_folder(context));
+        if (status == RESMAP_OK) {
+            i++;
+            continue;
+        }
+        RSM_TRY(leave_out(context, device, status, context->network_count - 1));
+        rsm_network_free(context->networks[i]);
+        context->networks[i] = context->networks[--context->network_count];
     }
     return RESMAP_OK;
 }
 
-/* The same, checked once for this device and model. */
-static resmap_status use_network(resmap_context *context, const resmap_model *model)
+resmap_status rsm_single_device(resmap_context *context, const char *what, rsm_device **device)
 {
-    RSM_TRY(load_network(context, model));
-    if (rsm_device_is_reference(context->device)) return RESMAP_OK;
-    return rsm_self_check_once(context->network, resmap_cache_folder(context));
+    if (context->opened_count > 1)
+        return rsm_fail(&context->env, RESMAP_BAD_ARGUMENT, "device: %s takes a single one, not %zu", what,
+                        context->opened_count);
+    *device = context->opened_count == 0 ? NULL : context->opened[0];
+    return RESMAP_OK;
 }
 
 resmap_status resmap_self_check(resmap_context *context, resmap_model *model, double *error)
 {
-    RSM_TRY(load_network(context, model));
-    return rsm_self_check(context->network, error);
+    rsm_device *device;
+
+    RSM_TRY(rsm_single_device(context, "a self-check", &device));
+    RSM_TRY(load_networks(context, model));
+    return rsm_self_check(context->networks[0], error);
 }
 
 /* The options and the model that every use of a network takes; sets the memory limit. */
@@ -267,24 +315,16 @@ static resmap_status accept(resmap_context *context, const resmap_model *model, 
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "precision: %d is none", (int)precision);
     if (memory_mib > UINT64_MAX >> 20)
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "memory: %" PRIu64 " MiB is too much", memory_mib);
-    if (context->device != NULL) rsm_device_set_limit(context->device, memory_mib << 20);
+    for (size_t i = 0; i < context->opened_count; i++) rsm_device_set_limit(context->opened[i], memory_mib << 20);
     return RESMAP_OK;
 }
 
 static resmap_status fill_report(resmap_context *context, const resmap_model *model, resmap_report *report)
 {
-    const resmap_device *device = rsm_device_info(context->device);
-
     report->model_name = rsm_strdup(model->name);
     report->model_sha256 = rsm_strdup(model->file.sha256);
-    report->device_name = rsm_strdup(device->name);
-    report->device_platform = rsm_strdup(device->platform);
-    report->device_driver = rsm_strdup(device->driver);
-    report->precision = rsm_device_is_reference(context->device) ? "fp64" : "fp32";
-    if (report->model_name == NULL || report->model_sha256 == NULL || report->device_name == NULL ||
-        report->device_platform == NULL || report->device_driver == NULL)
-        return rsm_no_memory(&context->env, sizeof *report);
-    return RESMAP_OK;
+    return report->model_name != NULL && report->model_sha256 != NULL ? RESMAP_OK
+                                                                      : rsm_no_memory(&context->env, sizeof *report);
 }
 
 /* Restores or (output NULL) classifies; *report is made here, and freed on failure. */
@@ -301,12 +341,13 @@ static resmap_status run_cascade(resmap_context *context, resmap_model *model, c
 
     if (report == NULL) return rsm_no_memory(env, sizeof *report);
     RSM_CHECK(accept(context, model, options->precision, options->memory_mib));
-    if (context->device != NULL) rsm_device_reset_peak(context->device);
-    RSM_CHECK(use_network(context, model));
+    for (size_t i = 0; i < context->opened_count; i++) rsm_device_reset_peak(context->opened[i]);
+    RSM_CHECK(use_networks(context, model));
     RSM_CHECK(fill_report(context, model, report));
     ready = rsm_seconds();
     if (output != NULL) RSM_CHECK(rsm_image_like(env, input, &restored));
-    RSM_CHECK(rsm_cascade_run(context->network, input, mask, options, output == NULL, restored, report));
+    RSM_CHECK(rsm_cascade_run(env, context->networks, context->network_count, input, mask, options, output == NULL,
+                              restored, report));
     report->seconds_setup = context->seconds_opening + ready - start;
     context->seconds_opening = 0;
     report->seconds_compute = rsm_seconds() - ready;
@@ -496,6 +537,7 @@ resmap_status resmap_time(resmap_context *context, resmap_model *model, const re
 {
     rsm_env *env = &context->env;
     const resmap_device *device;
+    rsm_device *timed = NULL;
     resmap_timing *t;
     resmap_status status;
 
@@ -503,19 +545,20 @@ resmap_status resmap_time(resmap_context *context, resmap_model *model, const re
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "size: %zu x %zu is not within 1 to 16384", options->height, options->width);
     if (options->repeat < 1 || options->repeat > 1000)
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "repeat: %d is not within 1 to 1000", options->repeat);
+    RSM_TRY(rsm_single_device(context, "timing", &timed));
     RSM_TRY(accept(context, model, options->precision, options->memory_mib));
     t = calloc(1, sizeof *t);
     if (t == NULL) return rsm_no_memory(env, sizeof *t);
-    RSM_CHECK(use_network(context, model));
-    device = rsm_device_info(context->device);
+    RSM_CHECK(use_networks(context, model));
+    device = rsm_device_info(timed);
     t->model_name = rsm_strdup(model->name);
     t->device_name = rsm_strdup(device->name);
     t->device_platform = rsm_strdup(device->platform);
     t->device_driver = rsm_strdup(device->driver);
-    t->precision = rsm_device_is_reference(context->device) ? "fp64" : "fp32";
+    t->precision = rsm_device_is_reference(timed) ? "fp64" : "fp32";
     if (t->model_name == NULL || t->device_name == NULL || t->device_platform == NULL || t->device_driver == NULL)
         RSM_CHECK(rsm_no_memory(env, sizeof *t));
-    RSM_CHECK(rsm_timing_run(context->network, options, t));
+    RSM_CHECK(rsm_timing_run(context->networks[0], options, t));
     *timing = t;
     return RESMAP_OK;
 done:

@@ -266,18 +266,27 @@ void resmap_synth_options_init(resmap_synth_options *options)
 resmap_status resmap_synth(resmap_context *context, const resmap_image *clean,
                            const resmap_synth_options *options, resmap_image **corrupted, char **record)
 {
-    return rsm_synth(&context->env, context->device, clean, options, NULL, 0, NULL, corrupted, record);
+    rsm_device *device = NULL;
+
+    RSM_TRY(rsm_single_device(context, "synthesis", &device));
+    return rsm_synth(&context->env, device, clean, options, NULL, 0, NULL, corrupted, record);
 }
 
 resmap_status resmap_synth_repeat(resmap_context *context, const resmap_image *clean, const char *record,
                                   resmap_image **corrupted)
 {
-    return rsm_synth(&context->env, context->device, clean, NULL, record, strlen(record), "record", corrupted,
+    rsm_device *device = NULL;
+
+    RSM_TRY(rsm_single_device(context, "synthesis", &device));
+    return rsm_synth(&context->env, device, clean, NULL, record, strlen(record), "record", corrupted,
                      NULL);
 }
 
 resmap_status resmap_synth_file(resmap_context *context, const resmap_synth_files *files,
                                 const resmap_synth_options *options)
 {
-    return rsm_synth_file(&context->env, context->device, files, options);
+    rsm_device *device = NULL;
+
+    RSM_TRY(rsm_single_device(context, "synthesis", &device));
+    return rsm_synth_file(&context->env, device, files, options);
 }

@@ -70,6 +70,70 @@ START_TEST(choosing)
 }
 END_TEST
 
+/* "all": the usable ones, and one driver for the CPU. */
+START_TEST(choosing_all)
+{
+    const rsm_device_list list = {DEVICES, items, candidates};
+    size_t *indices = NULL, count = 99;
+    OK(rsm_device_list_all(&env, &list, &indices, &count));
+    ck_assert_uint_eq(count, 3);
+    ck_assert(indices[0] == 0 && indices[1] == 2 && indices[2] == 3);
+    free(indices);
+
+    resmap_device two[2] = {items[0], items[0]};
+    rsm_candidate scores[2] = {candidates[0], candidates[0]};
+    const rsm_device_list cpus = {2, two, scores};
+    scores[1].score *= 2;
+    OK(rsm_device_list_all(&env, &cpus, &indices, &count));
+    ck_assert(count == 1 && indices[0] == 1);
+    free(indices);
+    two[0].usable = two[1].usable = 0;
+    ck_assert_int_eq(rsm_device_list_all(&env, &cpus, &indices, &count), RESMAP_NO_DEVICE);
+    ck_assert_ptr_nonnull(strstr(env.error, "no usable"));
+}
+END_TEST
+
+static int heard;
+static void hear(void *data, resmap_log_level level, const char *text)
+{
+    (void)data;
+    (void)level;
+    (void)text;
+    heard++;
+}
+
+/* Several devices: an env each, which speaks through the caller's, and a share of the memory. */
+START_TEST(several)
+{
+    rsm_device **devices, *one;
+    size_t count;
+    OK(rsm_devices_open(&env, "reference", &devices, &count));
+    ck_assert_uint_eq(count, 1);
+    ck_assert_ptr_eq(rsm_device_env(devices[0]), &env);
+    uint64_t limit = rsm_device_limit(devices[0]);
+    rsm_devices_close(devices, count);
+
+    OK(rsm_devices_open(&env, "reference,reference,reference", &devices, &count));
+    ck_assert_uint_eq(count, 3);
+    for (size_t i = 0; i < count; i++) ck_assert_uint_eq(rsm_device_limit(devices[i]), limit / 3);
+    ck_assert_ptr_ne(rsm_device_env(devices[0]), rsm_device_env(devices[1]));
+    rsm_buffer *buffer = NULL;
+    env.error[0] = '\0';
+    ck_assert_int_eq(rsm_buffer_create(devices[1], SIZE_MAX / 2, &buffer), RESMAP_NO_DEVICE_MEMORY);
+    ck_assert_str_eq(env.error, "");
+    ck_assert_str_ne(rsm_device_env(devices[1])->error, "");
+    env.log = hear;
+    rsm_log(rsm_device_env(devices[2]), RESMAP_LOG_INFO, "hello");
+    env.log = NULL;
+    ck_assert_int_eq(heard, 1);
+    rsm_devices_close(devices, count);
+    rsm_devices_close(NULL, 0);
+    ck_assert_int_eq(rsm_devices_open(&env, "reference,no such", &devices, &count), RESMAP_NO_DEVICE);
+    ck_assert_int_eq(rsm_devices_open(&env, "reference/2", &devices, &count), RESMAP_NO_DEVICE);
+    ck_assert_int_eq(rsm_device_open(&env, "reference,reference", &one), RESMAP_NO_DEVICE);
+}
+END_TEST
+
 START_TEST(words)
 {
     ck_assert(rsm_has_word("cl_khr_fp16 cl_khr_fp64", "cl_khr_fp16"));
@@ -358,6 +422,8 @@ int main(void)
     Suite *suite = suite_create("device, without OpenCL");
     TCase *tcase = tcase_create("choosing and reference");
     tcase_add_test(tcase, choosing);
+    tcase_add_test(tcase, choosing_all);
+    tcase_add_test(tcase, several);
     tcase_add_test(tcase, words);
     tcase_add_test(tcase, reference);
     tcase_add_test(tcase, reference_product);

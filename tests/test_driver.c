@@ -7,6 +7,7 @@
 #include <check.h>
 #include <dlfcn.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,11 @@ static int wrong_reads;                          /* results come back 1 % too la
 static size_t largest_buffer;                    /* bytes; 0: no limit */
 static long calls, failing_call;                 /* failing_call 0: none fails */
 static cl_int failing_code;
+static int breaks;                               /* that call's queue fails from then on */
+static cl_command_queue broken;
 static int memories;                             /* alive */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static const char *devices = "auto";
 static int steps = 2;
 
 static void *real(const char *name)
@@ -30,9 +35,24 @@ static void *real(const char *name)
     return function;
 }
 
-static int fails(void)
+/* queue: the call's, or NULL. */
+static int fails(cl_command_queue queue)
 {
-    return ++calls == failing_call;
+    int result;
+
+    pthread_mutex_lock(&lock);
+    result = ++calls == failing_call;
+    if (result && breaks) broken = queue;
+    result |= queue != NULL && queue == broken;
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+static void count_memories(int more)
+{
+    pthread_mutex_lock(&lock);
+    memories += more;
+    pthread_mutex_unlock(&lock);
 }
 
 cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void *host, cl_int *error)
@@ -41,12 +61,12 @@ cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void 
     cl_mem made;
 
     *(void **)&function = real("clCreateBuffer");
-    if (fails() || (largest_buffer > 0 && size > largest_buffer)) {
+    if (fails(NULL) || (largest_buffer > 0 && size > largest_buffer)) {
         if (error != NULL) *error = CL_MEM_OBJECT_ALLOCATION_FAILURE;
         return NULL;
     }
     made = function(context, flags, size, host, error);
-    if (made != NULL) memories++;
+    if (made != NULL) count_memories(1);
     return made;
 }
 
@@ -55,7 +75,7 @@ cl_int clReleaseMemObject(cl_mem memory)
     cl_int (*function)(cl_mem);
 
     *(void **)&function = real("clReleaseMemObject");
-    memories--;
+    count_memories(-1);
     return function(memory);
 }
 
@@ -65,7 +85,7 @@ cl_int clEnqueueReadBuffer(cl_command_queue queue, cl_mem buffer, cl_bool blocki
     cl_int (*function)(cl_command_queue, cl_mem, cl_bool, size_t, size_t, void *, cl_uint, const cl_event *, cl_event *);
     cl_int status;
 
-    if (fails()) return failing_code;
+    if (fails(queue)) return failing_code;
     *(void **)&function = real("clEnqueueReadBuffer");
     status = function(queue, buffer, blocking, offset, size, target, waits, wait, event);
     if (wrong_reads)
@@ -79,7 +99,7 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     cl_int (*function)(cl_command_queue, cl_kernel, cl_uint, const size_t *, const size_t *, const size_t *, cl_uint,
                        const cl_event *, cl_event *);
 
-    if (fails()) return failing_code;
+    if (fails(queue)) return failing_code;
     *(void **)&function = real("clEnqueueNDRangeKernel");
     return function(queue, kernel, dims, offset, global, local, waits, wait, event);
 }
@@ -112,7 +132,7 @@ static resmap_status run(session *s)
     resmap_options_init(&options);
     options.steps = steps;
     ck_assert_int_eq(resmap_context_create(&s->context), RESMAP_OK);
-    status = resmap_open_device(s->context, "auto");
+    status = resmap_open_device(s->context, devices);
     if (status == RESMAP_OK) status = resmap_model_open(s->context, MODEL, &s->model);
     if (status == RESMAP_OK) status = resmap_image_create(s->context, data, shape, NULL, &s->input);
     if (status == RESMAP_OK) status = resmap_restore(s->context, s->model, s->input, NULL, &options, &s->output, &s->report);
@@ -130,6 +150,8 @@ static void end(session *s)
     wrong_reads = 0;
     largest_buffer = 0;
     failing_call = calls = 0;
+    breaks = 0;
+    broken = NULL;
 }
 
 START_TEST(wrong_device_is_refused)
@@ -238,6 +260,45 @@ START_TEST(every_failure_is_an_error)
 }
 END_TEST
 
+/* One of two devices breaks, early or late, while both work: the other does everything, with the same result. */
+START_TEST(one_of_two_breaks)
+{
+    static float expected[WIDTH * HEIGHT * SLICES];
+    session s;
+    long total, calls_of_setup;
+    int lost = 0;
+
+    setenv("RESMAP_CACHE", cache, 1);
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    memcpy(expected, resmap_image_data_const(s.output), sizeof expected);
+    end(&s);
+    devices = "auto,auto";
+    steps = 0;
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    calls_of_setup = calls;
+    end(&s);
+    steps = 2;
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    total = calls;
+    ck_assert_uint_eq(s.report->device_count, 2);
+    ck_assert_mem_eq(resmap_image_data_const(s.output), expected, sizeof expected);
+    end(&s);
+    for (int i = 0; i < 8; i++) {
+        resmap_status status;
+        failing_call = calls_of_setup + 1 + (total - calls_of_setup) * i / 8;
+        failing_code = i % 2 ? CL_OUT_OF_RESOURCES : CL_MEM_OBJECT_ALLOCATION_FAILURE;
+        breaks = 1;
+        status = run(&s);
+        ck_assert_msg(status == RESMAP_OK, "call %ld: %s", failing_call, resmap_error(s.context));
+        ck_assert_mem_eq(resmap_image_data_const(s.output), expected, sizeof expected);
+        lost += broken != NULL;
+        end(&s);
+    }
+    ck_assert_int_gt(lost, 4);                   /* the others failed in making a buffer, which can be done without */
+    devices = "auto";
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("driver");
@@ -259,6 +320,7 @@ int main(void)
     tcase_add_test(tests, checks_are_remembered);
     tcase_add_test(tests, little_memory);
     tcase_add_test(tests, every_failure_is_an_error);
+    tcase_add_test(tests, one_of_two_breaks);
     suite_add_tcase(suite, tests);
     runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);

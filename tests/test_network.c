@@ -464,7 +464,7 @@ static void run_cascade(rsm_network *net, const tensor *input, const resmap_opti
     OK(rsm_image_create(&env, data, shape, NULL, &image));
     OK(rsm_image_like(&env, image, output));
     *report = calloc(1, sizeof **report);
-    OK(rsm_cascade_run(net, image, NULL, options, 0, *output, *report));
+    OK(rsm_cascade_run(&env, &net, 1, image, NULL, options, 0, *output, *report));
     resmap_image_free(image);
     free(data);
 }

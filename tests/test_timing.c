@@ -133,7 +133,7 @@ END_TEST
 
 START_TEST(profile)
 {
-    rsm_device *device = context->device;
+    rsm_device *device = context->opened[0];
     rsm_buffer *buffer = NULL;
     rsm_profile_row *rows = NULL;
     size_t count = 0;

@@ -861,11 +861,12 @@ static resmap_report *make_report(void)
     r->output = rsm_strdup("out.nii");
     r->model_name = rsm_strdup("resmap-s");
     r->model_sha256 = rsm_strdup("00");
-    r->device_name = rsm_strdup("d");
-    r->device_platform = rsm_strdup("p");
-    r->device_driver = rsm_strdup("v");
+    r->device_count = 3;
+    r->devices = calloc(3, sizeof *r->devices);
+    for (int i = 0; i < 3; i++)
+        r->devices[i] = (resmap_device_report){rsm_strdup(i == 1 ? "e" : "d"), rsm_strdup("p"), rsm_strdup("v"), "fp32",
+                                               10, 1.5};
     r->prompt = rsm_strdup("sample:7");
-    r->precision = "fp32";
     r->plane = "axial";
     r->decide = "volume";
     r->class_count = 2;

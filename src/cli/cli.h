@@ -78,7 +78,8 @@ extern const char *const cli_planes[], *const cli_precisions[], *const cli_progr
               "installed folder, or a file (resmap-s)", CLI_TEXT, &(c)->model)
 #define CLI_OPTION_DEVICE(c) \
     CLI_TAKES('d', "device", "SPEC", "auto, an index of `resmap devices`, a part of a name, gpu,\n" \
-              "cpu, or reference (plain C, slow) (auto)", CLI_TEXT, &(c)->device)
+              "cpu, or reference (plain C, slow); several share the slices:\n" \
+              "all, a list (0,2), parts of one (0/2) (auto)", CLI_TEXT, &(c)->device)
 #define CLI_OPTION_PLANE(c) \
     CLI_WORDS(0, "plane", "PLANE", "planes to cut the volume into: auto (that of acquisition),\n" \
               "axial, coronal, sagittal (auto)", &(c)->plane, cli_planes)

@@ -53,6 +53,24 @@ resmap_status rsm_progress(rsm_env *env, const char *what, size_t done, size_t t
     return RESMAP_OK;
 }
 
+static void pass_log(void *leader, resmap_log_level level, const char *text)
+{
+    rsm_log(leader, level, "%s", text);
+}
+
+static int pass_progress(void *leader, const char *what, size_t done, size_t total)
+{
+    const rsm_env *env = leader;
+    return env->progress ? env->progress(env->progress_data, what, done, total) : 0;
+}
+
+void rsm_env_follow(rsm_env *env, rsm_env *leader)
+{
+    env->log = pass_log;
+    env->progress = pass_progress;
+    env->log_data = env->progress_data = leader;
+}
+
 size_t rsm_bytes(size_t n, size_t size)
 {
     return size != 0 && n > SIZE_MAX / size ? 0 : n * size;

@@ -140,13 +140,16 @@ static resmap_status fill_in(rsm_device *device, const resmap_device *item, cons
     device->identity = rsm_format("%s; %s; %s; %s; %s; %s; %u bits; resmap %s", item->platform,
                                   candidate->vendor, candidate->platform_version, item->name, item->version,
                                   item->driver, (unsigned)(8 * sizeof(void *)), resmap_version());
-    if (!device->info.name) return rsm_no_memory(device->env, strlen(item->name) + 1);
     device->platform = candidate->platform;
-    device->id = candidate->id;
+    device->id = device->whole = candidate->id;
     device->quirks = candidate->quirks;
     device->cpu = strcmp(item->type, "cpu") == 0;
     set_memory(device, sizeof(float));
+    return RESMAP_OK;
+}
 
+static resmap_status start(rsm_device *device)
+{
     cl_int code;
     const cl_context_properties properties[] = {
         CL_CONTEXT_PLATFORM, (cl_context_properties)device->platform, 0,
@@ -162,34 +165,229 @@ static resmap_status fill_in(rsm_device *device, const resmap_device *item, cons
     return RESMAP_OK;
 }
 
-resmap_status rsm_device_open(rsm_env *env, const char *specification, rsm_device **result)
+/* What a specification names: an entry of the list or the reference, whole or in parts. */
+typedef struct choice {
+    int reference;
+    size_t index;
+    unsigned parts;              /* of equal size; 1: the whole */
+} choice;
+
+enum { MOST_PARTS = 64 };
+
+static resmap_status choose(rsm_env *env, const rsm_device_list *list, const char *specification, choice *chosen)
+{
+    *chosen = (choice){.parts = 1};
+    if (specification && strcmp(specification, "reference") == 0) {
+        chosen->reference = 1;
+        return RESMAP_OK;
+    }
+    return rsm_device_list_select(env, list, specification, &chosen->index);
+}
+
+/* Puts part number `part` of the device in its place. */
+static resmap_status take_part(rsm_device *device, unsigned part, unsigned parts)
+{
+    cl_device_partition_property counts[MOST_PARTS + 3] = {CL_DEVICE_PARTITION_BY_COUNTS};
+    cl_device_id made[MOST_PARTS];
+    unsigned units = device->info.compute_units > 0 ? (unsigned)device->info.compute_units : 1;
+    char *name = rsm_format("%s, part %u of %u", device->info.name, part + 1, parts);
+
+    if (!name) return rsm_no_memory(device->env, strlen(device->info.name));
+    for (unsigned i = 0; i < parts; i++) counts[1 + i] = (units + i) / parts;
+    counts[1 + parts] = CL_DEVICE_PARTITION_BY_COUNTS_LIST_END;
+    cl_int code = units < parts ? CL_INVALID_DEVICE_PARTITION_COUNT
+                                : clCreateSubDevices(device->whole, counts, parts, made, NULL);
+    if (code != CL_SUCCESS) {
+        free(name);
+        return rsm_fail(device->env, RESMAP_NO_DEVICE, "device %s: its %u compute units cannot be divided by %u: %s (%d)",
+                        device->info.name, units, parts, rsm_cl_error_name(code), code);
+    }
+    for (unsigned i = 0; i < parts; i++) {
+        if (i != part) clReleaseDevice(made[i]);
+    }
+    device->id = made[part];
+    device->info.compute_units = (int)((units + part) / parts);
+    free((char *)device->info.name);
+    device->info.name = name;
+    return RESMAP_OK;
+}
+
+/* own_env: the device takes it over, and has it instead of `env`; NULL: none. */
+static resmap_status open_choice(rsm_env *env, const rsm_device_list *list, const choice *chosen, unsigned part,
+                                 rsm_env *own_env, rsm_device **result)
 {
     resmap_status status = RESMAP_OK;
-    rsm_device_list *list = NULL;
     rsm_device *device = calloc(1, sizeof *device);
-    if (!device) return rsm_no_memory(env, sizeof *device);
-    device->env = env;
+    if (!device) {
+        free(own_env);
+        return rsm_no_memory(env, sizeof *device);
+    }
+    device->env = own_env ? own_env : env;
+    device->own_env = own_env;
     device->opened = rsm_seconds();
     device->first_kernel = -1;
-    if (specification && strcmp(specification, "reference") == 0) {
+    if (chosen->reference) {
         RSM_CHECK(fill_in_reference(device));
     } else {
-        size_t index = 0;
-        RSM_CHECK(rsm_device_list_create(env, &list));
-        RSM_CHECK(rsm_device_list_select(env, list, specification, &index));
-        RSM_CHECK(fill_in(device, &list->items[index], &list->candidates[index]));
-        if (!device->info.usable) {
-            rsm_log(env, RESMAP_LOG_WARNING, "device %s: taken because it was named, though %s",
-                    device->info.name, device->info.reason);
-        }
+        RSM_CHECK(fill_in(device, &list->items[chosen->index], &list->candidates[chosen->index]));
     }
     if (!device->info.platform || !device->info.name || !device->info.driver || !device->info.version
-        || !device->info.reason || !device->identity) RSM_CHECK(rsm_no_memory(env, 256));
+        || !device->info.reason || !device->identity) RSM_CHECK(rsm_no_memory(device->env, 256));
+    if (chosen->parts > 1) RSM_CHECK(take_part(device, part, chosen->parts));
+    if (!chosen->reference) RSM_CHECK(start(device));
+    if (!device->info.usable) {
+        rsm_log(device->env, RESMAP_LOG_WARNING, "device %s: taken because it was named, though %s",
+                device->info.name, device->info.reason);
+    }
+done:
+    if (status == RESMAP_OK) {
+        *result = device;
+    } else {
+        if (device->env != env) rsm_fail(env, status, "%s", device->env->error);
+        rsm_device_close(device);
+    }
+    return status;
+}
+
+resmap_status rsm_device_open(rsm_env *env, const char *specification, rsm_device **result)
+{
+    rsm_device_list *list = NULL;
+    choice chosen;
+    resmap_status status;
+    if (!specification || strcmp(specification, "reference") != 0) {
+        RSM_TRY(rsm_device_list_create(env, &list));
+    }
+    RSM_CHECK(choose(env, list, specification, &chosen));
+    RSM_CHECK(open_choice(env, list, &chosen, 0, NULL, result));
 done:
     rsm_device_list_free(list);
-    if (status == RESMAP_OK) *result = device;
-    else rsm_device_close(device);
     return status;
+}
+
+/* ---- Several ---- */
+
+/* Splits "NAME/PARTS" off the front of *text, to the next comma, into fresh memory at *name; *parts is 1 without a slash, 0
+ * when what follows it is no number of parts. */
+static resmap_status next_item(rsm_env *env, const char **text, char **name, unsigned *parts)
+{
+    size_t length = strcspn(*text, ",");
+    *name = rsm_format("%.*s", (int)length, *text);
+    if (!*name) return rsm_no_memory(env, length + 1);
+    *text += length;
+    *parts = 1;
+    char *slash = strrchr(*name, '/');
+    if (slash) {
+        char *end;
+        unsigned long number = strtoul(slash + 1, &end, 10);
+        *parts = slash[1] >= '1' && slash[1] <= '9' && *end == '\0' && number <= MOST_PARTS ? (unsigned)number : 0;
+        *slash = '\0';
+    }
+    return RESMAP_OK;
+}
+
+static resmap_status add_choice(rsm_env *env, choice **choices, size_t *count, choice chosen)
+{
+    choice *more = realloc(*choices, (*count + 1) * sizeof *more);
+    if (!more) return rsm_no_memory(env, (*count + 1) * sizeof *more);
+    *choices = more;
+    more[(*count)++] = chosen;
+    return RESMAP_OK;
+}
+
+/* What every item of a specification names, in fresh memory (also on failure). */
+static resmap_status choose_all(rsm_env *env, const rsm_device_list *list, const char *specification, choice **choices,
+                                size_t *count)
+{
+    resmap_status status = RESMAP_OK;
+    choice chosen;
+    if (strcmp(specification, "all") == 0) {
+        size_t *indices, found;
+        RSM_TRY(rsm_device_list_all(env, list, &indices, &found));
+        for (size_t i = 0; i < found && status == RESMAP_OK; i++) {
+            status = add_choice(env, choices, count, (choice){.index = indices[i], .parts = 1});
+        }
+        free(indices);
+        return status;
+    }
+    /* A device's name may have commas and slashes. */
+    if (!strpbrk(specification, ",/") || choose(env, list, specification, &chosen) == RESMAP_OK) {
+        RSM_TRY(choose(env, list, specification, &chosen));
+        return add_choice(env, choices, count, chosen);
+    }
+    for (const char *at = specification;; at++) {
+        char *name;
+        unsigned parts = 1;
+        RSM_TRY(next_item(env, &at, &name, &parts));
+        if (parts == 0) {
+            status = rsm_fail(env, RESMAP_NO_DEVICE, "device %s: the number of parts after / is not within 1 and %d",
+                              specification, MOST_PARTS);
+        }
+        if (status == RESMAP_OK) status = choose(env, list, name, &chosen);
+        chosen.parts = parts;
+        if (status == RESMAP_OK && chosen.reference && parts > 1) {
+            status = rsm_fail(env, RESMAP_NO_DEVICE, "device reference: has no parts");
+        }
+        if (status == RESMAP_OK) status = add_choice(env, choices, count, chosen);
+        free(name);
+        if (status != RESMAP_OK || *at == '\0') return status;
+    }
+}
+
+/* Those that use the same memory take an equal share of it each: parts of one device, one opened twice, and all CPUs. */
+static void divide_memory(rsm_device **devices, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint64_t sharers = 0;
+        for (size_t k = 0; k < count; k++) {
+            sharers += devices[i]->cpu ? devices[k]->cpu != 0 : devices[k]->whole == devices[i]->whole;
+        }
+        devices[i]->default_limit /= sharers;
+        devices[i]->limit = devices[i]->default_limit;
+    }
+}
+
+resmap_status rsm_devices_open(rsm_env *env, const char *specification, rsm_device ***result, size_t *result_count)
+{
+    rsm_device_list *list = NULL;
+    choice *choices = NULL;
+    rsm_device **devices = NULL;
+    size_t chosen = 0, total = 0, count = 0;
+    resmap_status status = RESMAP_OK;
+    if (!specification) specification = "auto";
+    /* The reference is to be had where OpenCL fails. */
+    if (strcmp(specification, "reference") != 0) RSM_CHECK(rsm_device_list_create(env, &list));
+    RSM_CHECK(choose_all(env, list, specification, &choices, &chosen));
+    for (size_t i = 0; i < chosen; i++) total += choices[i].parts;
+    devices = calloc(total, sizeof *devices);
+    if (!devices) RSM_CHECK(rsm_no_memory(env, total * sizeof *devices));
+    for (size_t i = 0; i < chosen; i++) {
+        for (unsigned part = 0; part < choices[i].parts; part++) {
+            rsm_env *own = NULL;
+            if (total > 1) {
+                own = calloc(1, sizeof *own);
+                if (!own) RSM_CHECK(rsm_no_memory(env, sizeof *own));
+                rsm_env_follow(own, env);
+            }
+            RSM_CHECK(open_choice(env, list, &choices[i], part, own, &devices[count]));
+            count++;
+        }
+    }
+    divide_memory(devices, count);
+    *result = devices;
+    *result_count = count;
+    devices = NULL;
+done:
+    rsm_devices_close(devices, count);
+    rsm_device_list_free(list);
+    free(choices);
+    return status;
+}
+
+void rsm_devices_close(rsm_device **devices, size_t count)
+{
+    if (!devices) return;
+    for (size_t i = 0; i < count; i++) rsm_device_close(devices[i]);
+    free(devices);
 }
 
 void rsm_device_close(rsm_device *device)
@@ -202,12 +400,14 @@ void rsm_device_close(rsm_device *device)
     rsm_programs_free(device->programs);
     if (device->queue) clReleaseCommandQueue(device->queue);
     if (device->context) clReleaseContext(device->context);
+    if (device->id != device->whole) clReleaseDevice(device->id);
     free((char *)device->info.platform);
     free((char *)device->info.name);
     free((char *)device->info.driver);
     free((char *)device->info.version);
     free((char *)device->info.reason);
     free(device->identity);
+    free(device->own_env);
     free(device);
 }
 

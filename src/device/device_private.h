@@ -38,6 +38,8 @@ struct rsm_device_list {
 /* Index of the device that `specification` names (not "reference"), or the error of rsm_device_open. */
 resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification,
                                      size_t *index);
+/* Indices of the devices that "all" names (fresh memory): every usable one, but of several drivers for the CPU the best. */
+resmap_status rsm_device_list_all(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count);
 /* Whether `word` is one of the words of `text`. */
 int rsm_has_word(const char *text, const char *word);
 
@@ -115,12 +117,13 @@ void rsm_profile_close(rsm_device *device);
 
 struct rsm_device {
     rsm_env *env;
+    rsm_env *own_env;            /* the same, of one of several devices; else NULL */
     resmap_device info;          /* strings owned */
     char *identity;
     int reference, cpu;
     unsigned quirks;
     cl_platform_id platform;
-    cl_device_id id;
+    cl_device_id id, whole;      /* whole: what id is a part of, or id itself */
     cl_context context;
     cl_command_queue queue;
     uint64_t bytes, peak, limit, default_limit, max_allocation;

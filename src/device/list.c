@@ -324,17 +324,20 @@ static int contains(const char *text, const char *part)
     return 0;
 }
 
+static resmap_status no_usable(rsm_env *env, const rsm_device_list *list)
+{
+    return rsm_fail(env, RESMAP_NO_DEVICE, list->count == 0
+                    ? "OpenCL: no device; install a driver (pocl-opencl-icd serves any CPU)"
+                    : "OpenCL: no usable device; `resmap devices` says why");
+}
+
 resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification,
                                      size_t *index)
 {
     size_t found;
     if (!specification || strcmp(specification, "auto") == 0) {
         found = best(list, "");
-        if (found == list->count) {
-            return rsm_fail(env, RESMAP_NO_DEVICE, list->count == 0
-                            ? "OpenCL: no device; install a driver (pocl-opencl-icd serves any CPU)"
-                            : "OpenCL: no usable device; `resmap devices` says why");
-        }
+        if (found == list->count) return no_usable(env, list);
     } else if (strcmp(specification, "gpu") == 0 || strcmp(specification, "cpu") == 0) {
         found = best(list, specification);
         if (found == list->count) {
@@ -366,5 +369,21 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
                         list->items[found].reason);
     }
     *index = found;
+    return RESMAP_OK;
+}
+
+resmap_status rsm_device_list_all(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count)
+{
+    size_t cpu = best(list, "cpu"), *found = calloc(list->count + 1, sizeof *found);
+    if (!found) return rsm_no_memory(env, (list->count + 1) * sizeof *found);
+    *count = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        if (list->items[i].usable && (strcmp(list->items[i].type, "cpu") != 0 || i == cpu)) found[(*count)++] = i;
+    }
+    if (*count == 0) {
+        free(found);
+        return no_usable(env, list);
+    }
+    *indices = found;
     return RESMAP_OK;
 }

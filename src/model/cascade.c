@@ -7,19 +7,34 @@
 #include <string.h>
 
 #include "model/field.h"
+#include "model/share.h"
 #include "model/view.h"
 
 /* Most host memory in which slices' encodings wait for the volume's decision; beyond it slices are encoded again. */
 static const uint64_t HOST_CAP = (uint64_t)2 << 30;
 
-enum { DEFAULT_STEPS = 3 };
+enum { DEFAULT_STEPS = 3, NOBODY = -1 };
 
 /* Where encodings wait, in order of preference. */
 typedef enum place { ON_DEVICE, ON_HOST, NOWHERE } place;
 
+/* A device with what it needs to work on a slice. One thread at a time uses it. */
+typedef struct worker {
+    struct cascade *cascade;
+    rsm_env *env;                /* the device's */
+    rsm_network *net;
+    rsm_view *full, *shrunken;   /* shrunken: NULL unless the model asks for it */
+    float *slice, *slice_mask, *small, *small_result, *result, *pooled, *prompt;
+    int prompt_class;            /* of the prompt set last, -1: none */
+    uint64_t prompt_draw;
+    place worst_place;
+    uint64_t device_bytes, host_bytes;   /* in encodings kept */
+    double seconds;              /* in the network, transfers included */
+} worker;
+
 typedef struct cascade {
     rsm_env *env;
-    rsm_network *net;
+    const struct resmap_model *model;
     const rsm_config *config;
     const resmap_options *options;
     rsm_slicing slicing;
@@ -27,20 +42,23 @@ typedef struct cascade {
     const float *mask;           /* of one volume, or NULL */
     const char *input_name;
     int steps, forced_count, forced[RESMAP_MAX_STEPS];
-    int prompt_class;            /* of the prompt set last by centroid, -1: none */
-
-    rsm_view *full, *shrunken;   /* shrunken: NULL unless the model asks for it */
     size_t shrunken_pixels, shrunken_height, shrunken_width;
-    float *slice, *slice_mask, *small, *small_result, *result, *pooled, *prompt;
+    size_t worker_count;
+    worker *workers;
+    rsm_sharer *sharers;         /* the same, as share.c sees them */
 
-    /* One volume. */
+    /* One volume. Workers write what belongs to the slice they have, and nothing else. */
     float *volume;               /* the frame being restored, in place */
     rsm_scale scale;
     size_t *foreground;          /* voxels above the mean, for each slice */
     double *probabilities;       /* slices x classes, of this step */
     rsm_encoding *encodings;     /* slices x 2: full, shrunken */
-    place worst_place;
-    uint64_t device_bytes, host_bytes;
+    int *owners;                 /* which worker's encodings they are; NOBODY: there are none */
+    unsigned char *stopped;      /* deciding by slice: slices found clean */
+
+    /* One step. */
+    size_t frame;
+    int step, class_index, keep; /* class_index: to restore; keep: encodings wait for the decision */
 } cascade;
 
 resmap_status rsm_cascade_order(rsm_env *env, const rsm_config *config, const char *order, int classes[RESMAP_MAX_STEPS],
@@ -75,35 +93,39 @@ static size_t slice_pixels(const cascade *c)
 }
 
 /* The slice as the network sees it: scaled, excluded voxels as lo. */
-static void load_slice(cascade *c, size_t s)
+static void load_slice(worker *w, size_t s)
 {
+    const cascade *c = w->cascade;
     size_t count = slice_pixels(c);
     double lo = c->scale.lo, width = c->scale.hi - c->scale.lo;
 
-    rsm_slice_get(&c->slicing, c->shape, c->volume, s, c->slice);
-    if (c->mask != NULL) rsm_slice_get(&c->slicing, c->shape, c->mask, s, c->slice_mask);
+    rsm_slice_get(&c->slicing, c->shape, c->volume, s, w->slice);
+    if (c->mask != NULL) rsm_slice_get(&c->slicing, c->shape, c->mask, s, w->slice_mask);
     for (size_t i = 0; i < count; i++) {
-        int inside = c->mask == NULL || c->slice_mask[i] > 0.5f;
-        c->slice[i] = inside ? (float)(((double)c->slice[i] - lo) / width) : 0;
+        int inside = c->mask == NULL || w->slice_mask[i] > 0.5f;
+        w->slice[i] = inside ? (float)(((double)w->slice[i] - lo) / width) : 0;
     }
 }
 
 /* Puts a restored slice (network units) back into the volume; excluded voxels stay. load_slice must have run for s. */
-static resmap_status store_slice(cascade *c, size_t s, float *restored)
+static resmap_status store_slice(worker *w, size_t s)
 {
+    const cascade *c = w->cascade;
     size_t count = slice_pixels(c);
     double lo = c->scale.lo, width = c->scale.hi - c->scale.lo;
+    float *restored = w->result;
 
-    rsm_slice_get(&c->slicing, c->shape, c->volume, s, c->slice);
+    rsm_slice_get(&c->slicing, c->shape, c->volume, s, w->slice);
     for (size_t i = 0; i < count; i++) {
-        if (c->mask != NULL && !(c->slice_mask[i] > 0.5f)) {
-            restored[i] = c->slice[i];
+        if (c->mask != NULL && !(w->slice_mask[i] > 0.5f)) {
+            restored[i] = w->slice[i];
             continue;
         }
         restored[i] = (float)((double)restored[i] * width + lo);
         if (!isfinite(restored[i]))
-            return rsm_fail(c->env, RESMAP_DEVICE_FAILED, "%s: slice %zu comes out of the network with values that are not finite",
-                            c->input_name, s);
+            return rsm_fail(w->env, RESMAP_DEVICE_FAILED,
+                            "%s: slice %zu comes out of the network with values that are not finite", c->input_name,
+                            s);
     }
     rsm_slice_put(&c->slicing, c->shape, c->volume, s, restored);
     return RESMAP_OK;
@@ -122,23 +144,42 @@ static int uses_shrunken(const cascade *c, int class_index)
     return class_index >= 0 && c->config->class_pixels[class_index] > 0;
 }
 
-/* Encodes the loaded slice in the views that classifying needs, and fills in its probabilities. */
-static resmap_status classify_slice(cascade *c, double *probabilities)
+static resmap_status encode(worker *w, rsm_view *view, const float *slice, float *pooled)
 {
-    size_t count = rsm_network_pooled_count(c->net), classes = c->config->class_count;
+    double start = rsm_seconds();
+    resmap_status status = rsm_view_encode(view, slice, pooled);
+
+    w->seconds += rsm_seconds() - start;
+    return status;
+}
+
+static resmap_status decode(worker *w, rsm_view *view, float *output)
+{
+    double start = rsm_seconds();
+    resmap_status status = rsm_view_decode(view, output);
+
+    w->seconds += rsm_seconds() - start;
+    return status;
+}
+
+/* Encodes the loaded slice in the views that classifying needs, and fills in its probabilities. */
+static resmap_status classify_slice(worker *w, double *probabilities)
+{
+    const cascade *c = w->cascade;
+    size_t count = rsm_network_pooled_count(w->net), classes = c->config->class_count;
     double logits[RESMAP_MAX_CLASSES], most, sum = 0;
 
     if (c->config->classifier_views == 2) {
-        rsm_shrink(c->slice, c->slicing.height, c->slicing.width, c->small, c->shrunken_height, c->shrunken_width);
-        RSM_TRY(rsm_view_encode(c->shrunken, c->small, c->pooled + count));
+        rsm_shrink(w->slice, c->slicing.height, c->slicing.width, w->small, c->shrunken_height, c->shrunken_width);
+        RSM_TRY(encode(w, w->shrunken, w->small, w->pooled + count));
     }
-    RSM_TRY(rsm_view_encode(c->full, c->slice, c->pooled));
-    rsm_network_classify(c->net, c->pooled, logits);
+    RSM_TRY(encode(w, w->full, w->slice, w->pooled));
+    rsm_network_classify(w->net, w->pooled, logits);
     most = logits[0];
     for (size_t k = 1; k < classes; k++) most = fmax(most, logits[k]);
     for (size_t k = 0; k < classes; k++) sum += probabilities[k] = exp(logits[k] - most);
     for (size_t k = 0; k < classes; k++) probabilities[k] /= sum;
-    if (!isfinite(sum)) return rsm_fail(c->env, RESMAP_DEVICE_FAILED, "classifier: probabilities are not finite");
+    if (!isfinite(sum)) return rsm_fail(w->env, RESMAP_DEVICE_FAILED, "classifier: probabilities are not finite");
     return RESMAP_OK;
 }
 
@@ -152,80 +193,111 @@ static int argmax(const double *values, size_t count)
 }
 
 /* Sets the prompt of a class. A drawn prompt depends on the seed, the frame, the step and (deciding by slice) the slice. */
-static resmap_status set_prompt(cascade *c, int class_index, size_t frame, int step, size_t slice)
+static resmap_status set_prompt(worker *w, int class_index, size_t slice)
 {
-    uint64_t draw = ((uint64_t)frame * RESMAP_MAX_STEPS + (uint64_t)step) * (c->slicing.slices + 1) + slice;
+    const cascade *c = w->cascade;
+    int sample = c->options->prompt_sample;
+    uint64_t draw = (uint64_t)c->frame * RESMAP_MAX_STEPS + (uint64_t)c->step;
 
-    if (class_index < 0) return RESMAP_OK;
-    if (!c->options->prompt_sample && c->prompt_class == class_index) return RESMAP_OK;
-    rsm_model_prompt(rsm_network_model(c->net), class_index, c->options->prompt_sample, c->options->prompt_seed, draw, c->prompt);
-    RSM_TRY(rsm_network_set_prompt(c->net, c->prompt));
-    c->prompt_class = class_index;
+    draw = draw * (c->slicing.slices + 1) + slice;
+    if (class_index < 0 || (w->prompt_class == class_index && (!sample || w->prompt_draw == draw))) return RESMAP_OK;
+    rsm_model_prompt(c->model, class_index, sample, c->options->prompt_seed, draw, w->prompt);
+    RSM_TRY(rsm_network_set_prompt(w->net, w->prompt));
+    w->prompt_class = class_index;
+    w->prompt_draw = draw;
     return RESMAP_OK;
 }
 
-/* Restores the loaded slice as class_index says, into c->result. kept: its two encodings, or NULL; `encoded`: the full view
+/* Restores the loaded slice as class_index says, into w->result. kept: its two encodings, or NULL; `encoded`: the full view
  * (shrunken view) holds its encoding already. */
-static resmap_status restore_slice(cascade *c, int class_index, const rsm_encoding *kept, int encoded)
+static resmap_status restore_slice(worker *w, int class_index, const rsm_encoding *kept, int encoded)
 {
+    const cascade *c = w->cascade;
     int small = uses_shrunken(c, class_index);
-    rsm_view *view = small ? c->shrunken : c->full;
+    rsm_view *view = small ? w->shrunken : w->full;
     size_t height = c->slicing.height, width = c->slicing.width;
     const rsm_encoding *encoding = kept == NULL ? NULL : &kept[small];
 
     if (small) {
-        rsm_shrink(c->slice, height, width, c->small, c->shrunken_height, c->shrunken_width);
+        rsm_shrink(w->slice, height, width, w->small, c->shrunken_height, c->shrunken_width);
         encoded = encoded && c->config->classifier_views == 2;
     }
     if (encoding != NULL && (encoding->device != NULL || encoding->host != NULL)) RSM_TRY(rsm_view_load(view, encoding));
-    else if (!encoded) RSM_TRY(rsm_view_encode(view, small ? c->small : c->slice, NULL));
-    if (!small) return rsm_view_decode(view, c->result);
-    RSM_TRY(rsm_view_decode(view, c->small_result));
-    memcpy(c->result, c->slice, slice_pixels(c) * sizeof *c->result);
-    return rsm_apply_field(c->env, c->result, height, width, c->small, c->small_result, c->shrunken_height, c->shrunken_width,
-                           threshold(c));
+    else if (!encoded) RSM_TRY(encode(w, view, small ? w->small : w->slice, NULL));
+    if (!small) return decode(w, view, w->result);
+    RSM_TRY(decode(w, view, w->small_result));
+    memcpy(w->result, w->slice, slice_pixels(c) * sizeof *w->result);
+    return rsm_apply_field(w->env, w->result, height, width, w->small, w->small_result, c->shrunken_height,
+                           c->shrunken_width, threshold(c));
 }
 
 /* ---- Encodings that wait for the volume's decision ---------------------------------------------------------- */
 
 static void drop_encodings(cascade *c)
 {
-    for (size_t i = 0; c->encodings != NULL && i < 2 * c->slicing.slices; i++) rsm_encoding_clear(&c->encodings[i]);
-    c->device_bytes = c->host_bytes = 0;
+    for (size_t s = 0; c->encodings != NULL && s < c->slicing.slices; s++) {
+        rsm_encoding_clear(&c->encodings[2 * s]);
+        rsm_encoding_clear(&c->encodings[2 * s + 1]);
+        c->owners[s] = NOBODY;
+    }
+    for (size_t i = 0; i < c->worker_count; i++) c->workers[i].device_bytes = c->workers[i].host_bytes = 0;
+}
+
+/* The host's memory is shared by the workers. */
+static uint64_t host_cap(const worker *w)
+{
+    return HOST_CAP / w->cascade->worker_count;
 }
 
 /* Device memory for waiting encodings: half of what is left under the limit; a CPU device's memory is the host's. */
-static uint64_t device_cap(const cascade *c)
+static uint64_t device_cap(const worker *w)
 {
-    rsm_device *device = rsm_network_device(c->net);
-    uint64_t limit = rsm_device_limit(device), used = rsm_device_bytes(device) - c->device_bytes;
+    rsm_device *device = rsm_network_device(w->net);
+    uint64_t limit = rsm_device_limit(device), used = rsm_device_bytes(device) - w->device_bytes;
     uint64_t cap = limit > used ? (limit - used) / 2 : 0;
 
-    return rsm_device_is_cpu(device) && cap > HOST_CAP ? HOST_CAP : cap;
+    return rsm_device_is_cpu(device) && cap > host_cap(w) ? host_cap(w) : cap;
 }
 
-static resmap_status keep_encoding(cascade *c, rsm_view *view, rsm_encoding *encoding)
+static resmap_status keep_encoding(worker *w, rsm_view *view, rsm_encoding *encoding)
 {
     uint64_t bytes = rsm_view_encoding_bytes(view);
     place where = bytes == 0 ? NOWHERE
-                  : c->device_bytes + bytes <= device_cap(c) ? ON_DEVICE
-                  : c->host_bytes + bytes <= HOST_CAP ? ON_HOST : NOWHERE;
+                  : w->device_bytes + bytes <= device_cap(w) ? ON_DEVICE
+                  : w->host_bytes + bytes <= host_cap(w) ? ON_HOST : NOWHERE;
     resmap_status status = RESMAP_OK;
 
     if (where == ON_DEVICE) {
         status = rsm_view_save(view, 0, encoding);
-        if (status == RESMAP_OK) c->device_bytes += bytes;
+        if (status == RESMAP_OK) w->device_bytes += bytes;
         else if (status == RESMAP_NO_DEVICE_MEMORY) where = ON_HOST;
     }
     if (where == ON_HOST) {
         status = rsm_view_save(view, 1, encoding);
-        if (status == RESMAP_OK) c->host_bytes += bytes;
+        if (status == RESMAP_OK) w->host_bytes += bytes;
         else if (status == RESMAP_NO_MEMORY) {
             where = NOWHERE;
             status = RESMAP_OK;
         }
     }
-    if (where > c->worst_place) c->worst_place = where;
+    if (where > w->worst_place) w->worst_place = where;
+    return status;
+}
+
+/* Keeps what classifying slice s has left in the views. */
+static resmap_status keep_encodings(worker *w, size_t s)
+{
+    cascade *c = w->cascade;
+    rsm_encoding *kept = &c->encodings[2 * s];
+    resmap_status status = keep_encoding(w, w->full, &kept[0]);
+
+    if (status == RESMAP_OK && c->config->classifier_views == 2) status = keep_encoding(w, w->shrunken, &kept[1]);
+    if (status == RESMAP_OK) {
+        c->owners[s] = (int)(w - c->workers);
+    } else {                     /* the slice may go to another */
+        rsm_encoding_clear(&kept[0]);
+        rsm_encoding_clear(&kept[1]);
+    }
     return status;
 }
 
@@ -233,6 +305,7 @@ static resmap_status keep_encoding(cascade *c, rsm_view *view, rsm_encoding *enc
 
 static resmap_status measure(cascade *c, int *constant)
 {
+    worker *w = &c->workers[0];  /* its slice is free */
     size_t count = c->shape[0] * c->shape[1] * c->shape[2], used = 0;
 
     RSM_TRY(rsm_scale_measure(c->env, c->input_name, c->volume, c->mask, count, &c->scale, constant));
@@ -242,10 +315,10 @@ static resmap_status measure(cascade *c, int *constant)
     }
     for (size_t s = 0; s < c->slicing.slices; s++) {
         size_t above = 0;
-        rsm_slice_get(&c->slicing, c->shape, c->volume, s, c->slice);
-        if (c->mask != NULL) rsm_slice_get(&c->slicing, c->shape, c->mask, s, c->slice_mask);
+        rsm_slice_get(&c->slicing, c->shape, c->volume, s, w->slice);
+        if (c->mask != NULL) rsm_slice_get(&c->slicing, c->shape, c->mask, s, w->slice_mask);
         for (size_t i = 0; i < slice_pixels(c); i++)
-            above += (c->mask == NULL || c->slice_mask[i] > 0.5f) && (double)c->slice[i] > c->scale.mean;
+            above += (c->mask == NULL || w->slice_mask[i] > 0.5f) && (double)w->slice[i] > c->scale.mean;
         c->foreground[s] = above;
         used += above;
     }
@@ -267,25 +340,39 @@ static void volume_probabilities(const cascade *c, double *mean)
     for (size_t k = 0; k < classes; k++) mean[k] /= total;
 }
 
-static resmap_status progress(cascade *c, const char *what, int step, size_t slice)
+/* Does `run` on every slice whose rank is not negative. */
+static resmap_status each_slice(cascade *c, const char *what, resmap_status (*run)(void *, size_t, size_t),
+                                int (*rank)(const void *, size_t, size_t))
 {
     char text[64];
+    rsm_work work = {text, c->slicing.slices, run, rank, c};
 
-    snprintf(text, sizeof text, "step %d: %s", step + 1, what);
-    return rsm_progress(c->env, text, slice, c->slicing.slices);
+    snprintf(text, sizeof text, "step %d: %s", c->step + 1, what);
+    return rsm_share(c->env, &work, c->sharers, c->worker_count);
 }
 
-static resmap_status classify_volume(cascade *c, int step, int keep)
+static int any_slice(const void *data, size_t i, size_t s)
 {
-    for (size_t s = 0; s < c->slicing.slices; s++) {
-        RSM_TRY(progress(c, "classify", step, s));
-        load_slice(c, s);
-        RSM_TRY(classify_slice(c, c->probabilities + s * c->config->class_count));
-        if (!keep) continue;
-        RSM_TRY(keep_encoding(c, c->full, &c->encodings[2 * s]));
-        if (c->config->classifier_views == 2) RSM_TRY(keep_encoding(c, c->shrunken, &c->encodings[2 * s + 1]));
-    }
-    return RESMAP_OK;
+    (void)data;
+    (void)i;
+    (void)s;
+    return 0;
+}
+
+static resmap_status classify_one(void *data, size_t i, size_t s)
+{
+    cascade *c = data;
+    worker *w = &c->workers[i];
+
+    load_slice(w, s);
+    RSM_TRY(classify_slice(w, c->probabilities + s * c->config->class_count));
+    return c->keep ? keep_encodings(w, s) : RESMAP_OK;
+}
+
+static resmap_status classify_volume(cascade *c, int keep)
+{
+    c->keep = keep;
+    return each_slice(c, "classify", classify_one, any_slice);
 }
 
 static void note_restored(resmap_slice_report *slice, int class_index)
@@ -293,18 +380,33 @@ static void note_restored(resmap_slice_report *slice, int class_index)
     if (slice->step_count < RESMAP_MAX_STEPS) slice->steps[slice->step_count++] = class_index;
 }
 
-static resmap_status restore_volume(cascade *c, int class_index, int step, resmap_volume_report *report)
+/* Encodings cannot leave their device: a worker takes its own slices first, and those of others last, to encode them anew. */
+static int own_first(const void *data, size_t i, size_t s)
 {
-    RSM_TRY(set_prompt(c, class_index, report->frame, step, 0));
-    for (size_t s = 0; s < c->slicing.slices; s++) {
-        RSM_TRY(progress(c, "restore", step, s));
-        load_slice(c, s);
-        RSM_TRY(restore_slice(c, class_index, &c->encodings[2 * s], 0));
-        RSM_TRY(store_slice(c, s, c->result));
-        rsm_encoding_clear(&c->encodings[2 * s]);
-        rsm_encoding_clear(&c->encodings[2 * s + 1]);
-        note_restored(&report->slices[s], class_index);
-    }
+    const cascade *c = data;
+
+    return c->owners[s] == (int)i ? 0 : c->owners[s] == NOBODY ? 1 : 2;
+}
+
+static resmap_status restore_one(void *data, size_t i, size_t s)
+{
+    cascade *c = data;
+    worker *w = &c->workers[i];
+    rsm_encoding *own = c->owners[s] == (int)i ? &c->encodings[2 * s] : NULL;
+
+    RSM_TRY(set_prompt(w, c->class_index, 0));
+    load_slice(w, s);
+    RSM_TRY(restore_slice(w, c->class_index, own, 0));
+    RSM_TRY(store_slice(w, s));
+    for (int view = 0; own != NULL && view < 2; view++) rsm_encoding_clear(&own[view]);
+    return RESMAP_OK;
+}
+
+static resmap_status restore_volume(cascade *c, int class_index, resmap_volume_report *report)
+{
+    c->class_index = class_index;
+    RSM_TRY(each_slice(c, "restore", restore_one, own_first));
+    for (size_t s = 0; s < c->slicing.slices; s++) note_restored(&report->slices[s], class_index);
     drop_encodings(c);
     return RESMAP_OK;
 }
@@ -324,70 +426,85 @@ static resmap_step *note_step(resmap_volume_report *report, int class_index, con
 /* One decision a step for the whole volume, or none under a forced order. */
 static resmap_status cascade_by_volume(cascade *c, resmap_volume_report *report)
 {
-    for (int step = 0; step < c->steps; step++) {
+    for (c->step = 0; c->step < c->steps; c->step++) {
         double mean[RESMAP_MAX_CLASSES];
         int class_index = -1, forced = c->forced_count > 0 || c->config->class_count == 0;
-        if (step > 0) RSM_TRY(measure(c, NULL));
+        if (c->step > 0) RSM_TRY(measure(c, NULL));
         if (forced) {
-            if (c->forced_count > 0) class_index = c->forced[step];
+            if (c->forced_count > 0) class_index = c->forced[c->step];
         } else {
-            RSM_TRY(classify_volume(c, step, 1));
+            RSM_TRY(classify_volume(c, 1));
             volume_probabilities(c, mean);
             class_index = argmax(mean, c->config->class_count);
         }
-        note_step(report, class_index, forced ? NULL : mean, c->config->class_count, class_index < 0 || class_index != c->config->clean);
+        note_step(report, class_index, forced ? NULL : mean, c->config->class_count,
+                  class_index < 0 || class_index != c->config->clean);
         if (!forced && class_index == c->config->clean) {
             drop_encodings(c);
             report->stopped = "clean";
             return RESMAP_OK;
         }
-        RSM_TRY(restore_volume(c, class_index, step, report));
+        RSM_TRY(restore_volume(c, class_index, report));
     }
     return RESMAP_OK;
 }
 
-/* One decision a step for every slice (the paper's way); encodings are decoded where they are. */
+static int still_running(const void *data, size_t i, size_t s)
+{
+    const cascade *c = data;
+
+    (void)i;
+    return c->stopped[s] ? -1 : 0;
+}
+
+/* Classifies a slice and restores it; its encoding is decoded where it is. */
+static resmap_status step_one(void *data, size_t i, size_t s)
+{
+    cascade *c = data;
+    worker *w = &c->workers[i];
+    double *p = c->probabilities + s * c->config->class_count;
+    int class_index;
+
+    load_slice(w, s);
+    RSM_TRY(classify_slice(w, p));
+    class_index = argmax(p, c->config->class_count);
+    if (class_index == c->config->clean) return RESMAP_OK;
+    RSM_TRY(set_prompt(w, class_index, s));
+    RSM_TRY(restore_slice(w, class_index, NULL, 1));
+    return store_slice(w, s);
+}
+
+/* One decision a step for every slice (the paper's way). */
 static resmap_status cascade_by_slice(cascade *c, resmap_volume_report *report)
 {
     size_t classes = c->config->class_count, running = c->slicing.slices;
-    unsigned char *stopped = calloc(running, 1);
-    resmap_status status = RESMAP_OK;
 
-    if (stopped == NULL) return rsm_no_memory(c->env, running);
-    for (int step = 0; step < c->steps && running > 0; step++) {
+    memset(c->stopped, 0, running);
+    for (c->step = 0; c->step < c->steps && running > 0; c->step++) {
         double mean[RESMAP_MAX_CLASSES] = {0}, votes[RESMAP_MAX_CLASSES] = {0};
-        size_t classified = 0;
+        size_t classified = running;
         int majority;
-        if (step > 0) RSM_CHECK(measure(c, NULL));
+        if (c->step > 0) RSM_TRY(measure(c, NULL));
+        RSM_TRY(each_slice(c, "restore", step_one, still_running));
         for (size_t s = 0; s < c->slicing.slices; s++) {
-            double *p = c->probabilities + s * classes;
-            int class_index;
-            if (stopped[s]) continue;
-            RSM_CHECK(progress(c, "restore", step, s));
-            load_slice(c, s);
-            RSM_CHECK(classify_slice(c, p));
-            class_index = argmax(p, classes);
-            classified++;
+            const double *p = c->probabilities + s * classes;
+            int class_index = argmax(p, classes);
+            if (c->stopped[s]) continue;
             votes[class_index]++;
             for (size_t k = 0; k < classes; k++) mean[k] += p[k];
             if (class_index == c->config->clean) {
-                stopped[s] = 1;
+                c->stopped[s] = 1;
                 running--;
-                continue;
+            } else {
+                note_restored(&report->slices[s], class_index);
             }
-            RSM_CHECK(set_prompt(c, class_index, report->frame, step, s));
-            RSM_CHECK(restore_slice(c, class_index, NULL, 1));
-            RSM_CHECK(store_slice(c, s, c->result));
-            note_restored(&report->slices[s], class_index);
         }
         for (size_t k = 0; k < classes; k++) mean[k] /= (double)classified;
         majority = argmax(votes, classes);
         note_step(report, majority, mean, classes, majority != c->config->clean);
     }
     if (running == 0) report->stopped = "clean";
-done:
-    free(stopped);
-    return status;
+    return RESMAP_OK;
 }
 
 static resmap_status run_volume(cascade *c, int classify_only, resmap_volume_report *report)
@@ -401,9 +518,11 @@ static resmap_status run_volume(cascade *c, int classify_only, resmap_volume_rep
         report->slices[s].index = s;
         report->slices[s].class_index = -1;
     }
+    c->frame = report->frame;
+    c->step = 0;
     if (classify_only) {
         double mean[RESMAP_MAX_CLASSES];
-        RSM_TRY(classify_volume(c, 0, 0));
+        RSM_TRY(classify_volume(c, 0));
         volume_probabilities(c, mean);
         note_step(report, argmax(mean, classes), mean, classes, 0);
         for (size_t s = 0; s < c->slicing.slices; s++) {
@@ -420,42 +539,63 @@ static resmap_status run_volume(cascade *c, int classify_only, resmap_volume_rep
 
 /* ---- Setting up --------------------------------------------------------------------------------------------- */
 
+static resmap_status equip(worker *w)
+{
+    const cascade *c = w->cascade;
+    size_t pixels = slice_pixels(c), small = c->shrunken_height * c->shrunken_width;
+
+    w->slice = malloc(rsm_bytes(pixels, sizeof(float)));
+    w->slice_mask = malloc(rsm_bytes(pixels, sizeof(float)));
+    w->result = malloc(rsm_bytes(pixels, sizeof(float)));
+    w->small = malloc(rsm_bytes(small + 1, sizeof(float)));
+    w->small_result = malloc(rsm_bytes(small + 1, sizeof(float)));
+    w->pooled = malloc(rsm_bytes(2 * rsm_network_pooled_count(w->net), sizeof(float)));
+    w->prompt = malloc(rsm_bytes(c->config->text_dim + 1, sizeof(float)));
+    if (w->slice == NULL || w->slice_mask == NULL || w->result == NULL || w->small == NULL || w->small_result == NULL ||
+        w->pooled == NULL || w->prompt == NULL)
+        return rsm_no_memory(c->env, pixels * sizeof(float));
+    return RESMAP_OK;
+}
+
 static resmap_status allocate(cascade *c)
 {
-    size_t pixels = slice_pixels(c), slices = c->slicing.slices, classes = c->config->class_count;
-    size_t small = c->shrunken_height * c->shrunken_width;
+    size_t slices = c->slicing.slices, classes = c->config->class_count;
 
-    c->slice = malloc(rsm_bytes(pixels, sizeof(float)));
-    c->slice_mask = malloc(rsm_bytes(pixels, sizeof(float)));
-    c->result = malloc(rsm_bytes(pixels, sizeof(float)));
-    c->small = malloc(rsm_bytes(small + 1, sizeof(float)));
-    c->small_result = malloc(rsm_bytes(small + 1, sizeof(float)));
-    c->pooled = malloc(rsm_bytes(2 * rsm_network_pooled_count(c->net), sizeof(float)));
-    c->prompt = malloc(rsm_bytes(c->config->text_dim + 1, sizeof(float)));
+    for (size_t i = 0; i < c->worker_count; i++) RSM_TRY(equip(&c->workers[i]));
     c->foreground = calloc(slices, sizeof *c->foreground);
     c->probabilities = calloc(slices * (classes + 1), sizeof *c->probabilities);
+    c->owners = calloc(slices, sizeof *c->owners);
+    c->stopped = calloc(slices, sizeof *c->stopped);
+    if (c->foreground == NULL || c->probabilities == NULL || c->owners == NULL || c->stopped == NULL)
+        return rsm_no_memory(c->env, slices * sizeof *c->foreground);
     c->encodings = calloc(2 * slices, sizeof *c->encodings);
-    if (c->slice == NULL || c->slice_mask == NULL || c->result == NULL || c->small == NULL || c->small_result == NULL ||
-        c->pooled == NULL || c->prompt == NULL || c->foreground == NULL || c->probabilities == NULL || c->encodings == NULL)
-        return rsm_no_memory(c->env, pixels * sizeof(float));
+    if (c->encodings == NULL) return rsm_no_memory(c->env, 2 * slices * sizeof *c->encodings);
+    drop_encodings(c);
     return RESMAP_OK;
 }
 
 static void clear(cascade *c)
 {
     drop_encodings(c);
-    rsm_view_free(c->full);
-    rsm_view_free(c->shrunken);
-    free(c->slice);
-    free(c->slice_mask);
-    free(c->result);
-    free(c->small);
-    free(c->small_result);
-    free(c->pooled);
-    free(c->prompt);
+    for (size_t i = 0; i < c->worker_count; i++) {
+        worker *w = &c->workers[i];
+        rsm_view_free(w->full);
+        rsm_view_free(w->shrunken);
+        free(w->slice);
+        free(w->slice_mask);
+        free(w->small);
+        free(w->small_result);
+        free(w->result);
+        free(w->pooled);
+        free(w->prompt);
+    }
+    free(c->workers);
+    free(c->sharers);
     free(c->foreground);
     free(c->probabilities);
     free(c->encodings);
+    free(c->owners);
+    free(c->stopped);
 }
 
 static resmap_status choose_steps(cascade *c)
@@ -484,38 +624,115 @@ static resmap_status check_finite(const cascade *c, const float *volume)
     return RESMAP_OK;
 }
 
-static resmap_status make_views(cascade *c)
+static resmap_status make_views(worker *w)
 {
-    size_t height = c->slicing.height, width = c->slicing.width;
+    const cascade *c = w->cascade;
 
-    for (size_t k = 0; k < c->config->class_count && c->shrunken_pixels == 0; k++) c->shrunken_pixels = c->config->class_pixels[k];
-    if (c->shrunken_pixels > 0) {
-        rsm_shrunken_size(height, width, c->shrunken_pixels, &c->shrunken_height, &c->shrunken_width);
-        RSM_TRY(rsm_view_create(c->net, c->shrunken_height, c->shrunken_width, &c->shrunken));
-    }
-    return rsm_view_create(c->net, height, width, &c->full);
+    if (c->shrunken_pixels > 0)
+        RSM_TRY(rsm_view_create(w->net, c->shrunken_height, c->shrunken_width, &w->shrunken));
+    return rsm_view_create(w->net, c->slicing.height, c->slicing.width, &w->full);
+}
+
+static size_t tile_pixels(const worker *w)
+{
+    size_t height, width;
+
+    rsm_view_tile(w->full, &height, &width);
+    return height * width;
+}
+
+/* Leaves a device out: `why` it cannot take part. */
+static void leave_out(cascade *c, size_t i, const char *why)
+{
+    rsm_log(c->env, RESMAP_LOG_WARNING, "%s; its work goes to others", why);
+    c->sharers[i].lost = 1;
 }
 
 /* Says what the failed allocation cannot know. */
-static resmap_status explain_memory(const cascade *c, resmap_status status)
+static resmap_status explain_memory(const worker *w, resmap_status status)
 {
-    char why[sizeof c->env->error];
+    const cascade *c = w->cascade;
 
     if (status != RESMAP_NO_DEVICE_MEMORY) return status;
-    memcpy(why, c->env->error, sizeof why);
-    return rsm_fail(c->env, status, "%s: slices of %zu x %zu do not fit into device memory, not even in the smallest tiles (%s)",
-                    c->input_name, c->slicing.width, c->slicing.height, why);
+    return rsm_fail(w->env, status,
+                    "%s: slices of %zu x %zu do not fit into device memory, not even in the smallest tiles (%s)",
+                    c->input_name, c->slicing.width, c->slicing.height, w->env->error);
+}
+
+/* The views of all workers. A device that has no room for them is left out where others have; so is one that needs smaller
+ * tiles than others, as the result would depend on who takes which slice. */
+static resmap_status make_all_views(cascade *c)
+{
+    size_t height = c->slicing.height, width = c->slicing.width, largest = 0;
+    resmap_status status = RESMAP_OK;
+    worker *last = NULL;
+
+    for (size_t k = 0; k < c->config->class_count && c->shrunken_pixels == 0; k++)
+        c->shrunken_pixels = c->config->class_pixels[k];
+    if (c->shrunken_pixels > 0)
+        rsm_shrunken_size(height, width, c->shrunken_pixels, &c->shrunken_height, &c->shrunken_width);
+    for (size_t i = 0; i < c->worker_count; i++) {
+        worker *w = &c->workers[i];
+        resmap_status made = explain_memory(w, make_views(w));
+        if (made != RESMAP_OK) {
+            if (!rsm_is_device_failure(made)) return rsm_fail(c->env, made, "%s", w->env->error);
+            last = w;
+            status = made;
+        } else if (tile_pixels(w) > largest) {
+            largest = tile_pixels(w);
+        }
+    }
+    if (largest == 0) return rsm_fail(c->env, status, "%s", last->env->error);
+    for (size_t i = 0; i < c->worker_count; i++) {
+        worker *w = &c->workers[i];
+        if (w->full == NULL) {
+            leave_out(c, i, w->env->error);
+        } else if (tile_pixels(w) < largest) {
+            rsm_fail(w->env, RESMAP_NO_DEVICE_MEMORY, "device %s: has no memory for tiles as large as others'",
+                     rsm_device_info(rsm_network_device(w->net))->name);
+            leave_out(c, i, w->env->error);
+        }
+    }
+    return RESMAP_OK;
+}
+
+/* The first worker that takes part; the others are cut alike. */
+static const worker *first_worker(const cascade *c)
+{
+    size_t i = 0;
+
+    while (c->sharers[i].lost) i++;
+    return &c->workers[i];
+}
+
+static resmap_status describe_devices(const cascade *c, resmap_report *report)
+{
+    report->devices = calloc(c->worker_count, sizeof *report->devices);
+    if (report->devices == NULL) return rsm_no_memory(c->env, c->worker_count * sizeof *report->devices);
+    report->device_count = c->worker_count;
+    for (size_t i = 0; i < c->worker_count; i++) {
+        resmap_device_report *d = &report->devices[i];
+        const rsm_device *device = rsm_network_device(c->workers[i].net);
+        const resmap_device *info = rsm_device_info(device);
+        d->name = rsm_strdup(info->name);
+        d->platform = rsm_strdup(info->platform);
+        d->driver = rsm_strdup(info->driver);
+        d->precision = rsm_device_is_reference(device) ? "fp64" : "fp32";
+        if (d->name == NULL || d->platform == NULL || d->driver == NULL) return rsm_no_memory(c->env, sizeof *d);
+    }
+    return RESMAP_OK;
 }
 
 static resmap_status describe(const cascade *c, resmap_report *report)
 {
     const resmap_options *o = c->options;
+    const worker *w = first_worker(c);
 
     report->plane = c->slicing.plane;
     report->decide = o->decide_by_slice ? "slice" : "volume";
     report->prompt = o->prompt_sample ? rsm_format("sample:%" PRIu64, o->prompt_seed) : rsm_strdup("centroid");
-    report->tiled = rsm_view_tiled(c->full);
-    report->band_rows = rsm_view_band_rows(c->full);
+    report->tiled = rsm_view_tiled(w->full);
+    report->band_rows = rsm_view_band_rows(w->full);
     for (size_t k = 0; k < c->config->class_count; k++) {
         report->classes[k] = rsm_strdup(c->config->classes[k]);
         if (report->classes[k] == NULL) return rsm_no_memory(c->env, sizeof *report);
@@ -565,46 +782,78 @@ done:
     return status;
 }
 
-resmap_status rsm_cascade_run(rsm_network *net, const struct resmap_image *input, const struct resmap_image *mask,
-                              const resmap_options *options, int classify_only, struct resmap_image *output,
-                              resmap_report *report)
+/* Where encodings waited at worst, and what each device has done. */
+static void describe_work(const cascade *c, int classify_only, resmap_report *report)
 {
     static const char *const places[] = {"device", "host", "recomputed"};
+    place worst = ON_DEVICE;
+
+    for (size_t i = 0; i < c->worker_count; i++) {
+        report->devices[i].slices = c->sharers[i].done;
+        report->devices[i].seconds = c->workers[i].seconds;
+        report->seconds_network += c->workers[i].seconds / (double)c->worker_count;
+        if (c->workers[i].worst_place > worst) worst = c->workers[i].worst_place;
+    }
+    if (!classify_only && c->steps > 0)
+        report->encodings = c->options->decide_by_slice || c->forced_count > 0 ? "reused" : places[worst];
+}
+
+static resmap_status hire(cascade *c, rsm_network *const *networks, size_t count)
+{
+    c->workers = calloc(count, sizeof *c->workers);
+    c->sharers = calloc(count, sizeof *c->sharers);
+    if (c->workers == NULL || c->sharers == NULL) return rsm_no_memory(c->env, count * sizeof *c->workers);
+    c->worker_count = count;
+    for (size_t i = 0; i < count; i++) {
+        worker *w = &c->workers[i];
+        w->cascade = c;
+        w->net = networks[i];
+        w->env = c->sharers[i].env = rsm_device_env(rsm_network_device(w->net));
+        w->prompt_class = -1;
+    }
+    return RESMAP_OK;
+}
+
+resmap_status rsm_cascade_run(rsm_env *env, rsm_network *const *networks, size_t count, const struct resmap_image *input,
+                              const struct resmap_image *mask, const resmap_options *options, int classify_only,
+                              struct resmap_image *output, resmap_report *report)
+{
     cascade c = {0};
     resmap_status status;
 
-    c.env = rsm_device_env(rsm_network_device(net));
-    c.net = net;
-    c.config = &rsm_network_model(net)->config;
+    c.env = env;
+    c.model = rsm_network_model(networks[0]);
+    c.config = &c.model->config;
     c.options = options;
     c.shape = input->shape;
     c.input_name = input->path != NULL ? input->path : "image";
-    c.prompt_class = -1;
     RSM_CHECK(choose_steps(&c));
     if (classify_only && c.config->class_count == 0) {
-        status = rsm_fail(c.env, RESMAP_BAD_ARGUMENT, "%s: a restormer model does not classify", rsm_network_model(net)->name);
+        status = rsm_fail(c.env, RESMAP_BAD_ARGUMENT, "%s: a restormer model does not classify", c.model->name);
         goto done;
     }
     if (mask != NULL) {
         if (!rsm_image_same_grid(input, mask) || mask->shape[3] != 1) {
-            status = rsm_fail(c.env, RESMAP_BAD_FILE, "%s: not on the grid of %s", mask->path != NULL ? mask->path : "mask", c.input_name);
+            status = rsm_fail(c.env, RESMAP_BAD_FILE, "%s: not on the grid of %s",
+                              mask->path != NULL ? mask->path : "mask", c.input_name);
             goto done;
         }
         c.mask = mask->data;
     }
     RSM_CHECK(rsm_slicing_choose(c.env, input, options->plane, &c.slicing));
-    RSM_CHECK(explain_memory(&c, make_views(&c)));
+    RSM_CHECK(hire(&c, networks, count));
+    RSM_CHECK(make_all_views(&c));
     RSM_CHECK(allocate(&c));
     RSM_CHECK(describe(&c, report));
+    RSM_CHECK(describe_devices(&c, report));
     if (report->tiled) {
         size_t height, width;
-        rsm_view_tile(c.full, &height, &width);
-        rsm_log(c.env, RESMAP_LOG_WARNING, "%s: device memory is too small for whole slices: independent tiles of %zu x %zu are used, "
-                "which changes the result", c.input_name, width, height);
+        rsm_view_tile(first_worker(&c)->full, &height, &width);
+        rsm_log(c.env, RESMAP_LOG_WARNING, "%s: device memory is too small for whole slices: independent tiles of "
+                "%zu x %zu are used, which changes the result", c.input_name, width, height);
     }
     status = run_frames(&c, input, classify_only, output, report);
-    if (!classify_only && c.steps > 0)
-        report->encodings = options->decide_by_slice || c.forced_count > 0 ? "reused" : places[c.worst_place];
+    describe_work(&c, classify_only, report);
 done:
     clear(&c);
     return status;

@@ -123,33 +123,84 @@ static json_t *volumes(const resmap_report *report, int classify)
     return array;
 }
 
+/* The devices' texts that `text` picks, each once, joined by " + ". */
+static json_t *of_devices(const resmap_report *report, const char *(*text)(const resmap_device_report *))
+{
+    char *joined = NULL;
+    json_t *string;
+
+    for (size_t i = 0; i < report->device_count; i++) {
+        const char *one = text(&report->devices[i]);
+        char *longer;
+        size_t before = 0;
+
+        while (before < i && strcmp(text(&report->devices[before]), one) != 0) before++;
+        if (before < i) continue;
+        longer = joined ? rsm_format("%s + %s", joined, one) : rsm_strdup(one);
+        free(joined);
+        if (!longer) return NULL;
+        joined = longer;
+    }
+    string = rsm_json_string(joined);
+    free(joined);
+    return string;
+}
+
+static const char *name_of(const resmap_device_report *d) { return d->name; }
+static const char *platform_of(const resmap_device_report *d) { return d->platform; }
+static const char *driver_of(const resmap_device_report *d) { return d->driver; }
+static const char *precision_of(const resmap_device_report *d) { return d->precision; }
+
+static json_t *device(const resmap_report *report)
+{
+    return json_pack("{s:o, s:o, s:o, s:o}", "name", of_devices(report, name_of), "platform",
+                     of_devices(report, platform_of), "driver", of_devices(report, driver_of), "precision",
+                     of_devices(report, precision_of));
+}
+
+static json_t *devices(const resmap_report *report)
+{
+    json_t *array = json_array();
+
+    for (size_t i = 0; i < report->device_count; i++) {
+        const resmap_device_report *d = &report->devices[i];
+
+        if (append(array, json_pack("{s:o, s:o, s:o, s:o, s:I, s:o}", "name", rsm_json_string(d->name), "platform",
+                                    rsm_json_string(d->platform), "driver", rsm_json_string(d->driver), "precision",
+                                    rsm_json_string(d->precision), "slices", (json_int_t)d->slices, "seconds",
+                                    rsm_json_number(d->seconds))) != 0) {
+            json_decref(array);
+            return NULL;
+        }
+    }
+    return array;
+}
+
 static json_t *seconds(const resmap_report *report)
 {
-    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "setup", rsm_json_number(report->seconds_setup), "read",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "setup", rsm_json_number(report->seconds_setup), "read",
                      rsm_json_number(report->seconds_read), "compute",
-                     rsm_json_number(report->seconds_compute), "write",
-                     rsm_json_number(report->seconds_write), "total", rsm_json_number(report->seconds_total));
+                     rsm_json_number(report->seconds_compute), "network",
+                     rsm_json_number(report->seconds_network), "write", rsm_json_number(report->seconds_write),
+                     "total", rsm_json_number(report->seconds_total));
 }
 
 resmap_status rsm_report_json(rsm_env *env, const resmap_report *report, int classify, char **text)
 {
     json_t *model = json_pack("{s:o, s:o}", "name", rsm_json_string(report->model_name), "sha256",
                               rsm_json_string(report->model_sha256));
-    json_t *device =
-        json_pack("{s:o, s:o, s:o, s:o}", "name", rsm_json_string(report->device_name), "platform",
-                  rsm_json_string(report->device_platform), "driver", rsm_json_string(report->device_driver),
-                  "precision", rsm_json_string(report->precision));
     json_t *root;
 
     if (classify)
-        root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:I}", "resmap", resmap_version(), "model", model,
-                         "device", device, "plane", rsm_json_string(report->plane), "volumes",
-                         volumes(report, 1), "seconds", seconds(report), "device_bytes_peak",
+        root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "resmap", resmap_version(), "model",
+                         model, "device", device(report), "devices", devices(report), "plane",
+                         rsm_json_string(report->plane), "volumes", volumes(report, 1), "seconds", seconds(report), "device_bytes_peak",
                          (json_int_t)report->device_bytes_peak);
     else
-        root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:I, s:o, s:o, s:I}", "resmap",
+        root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:I, s:o, s:o, s:I}", "resmap",
                          resmap_version(), "input", rsm_json_string(report->input), "output",
-                         rsm_json_string(report->output), "model", model, "device", device, "plane",
+                         rsm_json_string(report->output), "model", model, "device", device(report),
+                         "devices", devices(report), "plane",
                          rsm_json_string(report->plane), "decide", rsm_json_string(report->decide), "prompt",
                          rsm_json_string(report->prompt), "encodings", rsm_json_string(report->encodings),
                          "tiled", report->tiled, "band_rows", (json_int_t)report->band_rows, "volumes",
@@ -168,9 +219,12 @@ void resmap_report_free(resmap_report *report)
     free(report->output);
     free(report->model_name);
     free(report->model_sha256);
-    free(report->device_name);
-    free(report->device_platform);
-    free(report->device_driver);
+    for (size_t i = 0; report->devices && i < report->device_count; i++) {
+        free(report->devices[i].name);
+        free(report->devices[i].platform);
+        free(report->devices[i].driver);
+    }
+    free(report->devices);
     free(report->prompt);
     free(report);
 }

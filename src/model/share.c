@@ -1,0 +1,238 @@
+#include "model/share.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+typedef enum state { WAITING, TAKEN, DONE } state;
+
+/* What the threads share, under `lock`; the callbacks of the caller's env, too. */
+typedef struct pool {
+    rsm_env *env;
+    const rsm_work *work;
+    rsm_sharer *sharers;
+    size_t count;
+    state *states;
+    size_t left, taken;          /* pieces waiting, pieces being worked on */
+    size_t working;              /* sharers not at their end */
+    int stop;
+    resmap_status status;        /* of the last failure */
+    const rsm_env *culprit;      /* whose error it is */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+} pool;
+
+typedef struct thread {
+    pool *pool;
+    size_t sharer;
+    pthread_t id;
+} thread;
+
+int rsm_is_device_failure(resmap_status status)
+{
+    return status == RESMAP_NO_DEVICE_MEMORY || status == RESMAP_BUILD_FAILED || status == RESMAP_DEVICE_FAILED ||
+           status == RESMAP_SELF_CHECK_FAILED;
+}
+
+int rsm_share_worth(const rsm_sharer *sharers, size_t count, size_t sharer, size_t left)
+{
+    const rsm_sharer *self = &sharers[sharer];
+    double rate = 0, quickest = INFINITY, theirs;
+
+    if (self->done == 0) return 1;
+    for (size_t i = 0; i < count; i++) {
+        if (i == sharer || sharers[i].lost || sharers[i].done == 0 || sharers[i].seconds <= 0) continue;
+        rate += (double)sharers[i].done / sharers[i].seconds;
+        quickest = fmin(quickest, sharers[i].seconds / (double)sharers[i].done);
+    }
+    if (rate <= 0) return 1;
+    theirs = fmax((double)left / rate, quickest) + quickest / 2;   /* halfway through one now, on average */
+    return self->seconds / (double)self->done <= theirs;           /* always so for the quickest of all */
+}
+
+/* The piece that a sharer takes next; work->pieces: none now. */
+static size_t choose(const pool *p, size_t sharer)
+{
+    const rsm_work *w = p->work;
+    size_t best = w->pieces;
+    int lowest = 0;
+
+    if (p->left == 0 || !rsm_share_worth(p->sharers, p->count, sharer, p->left)) return w->pieces;
+    for (size_t i = 0; i < w->pieces; i++) {
+        int rank;
+        if (p->states[i] != WAITING) continue;
+        rank = w->rank(w->data, sharer, i);
+        if (best < w->pieces && rank >= lowest) continue;
+        best = i;
+        lowest = rank;
+    }
+    return best;
+}
+
+static void fail(pool *p, resmap_status status, const rsm_env *culprit)
+{
+    if (p->stop) return;
+    p->status = status;
+    p->culprit = culprit;
+    p->stop = !rsm_is_device_failure(status);
+}
+
+static void lose(pool *p, rsm_sharer *sharer)
+{
+    size_t others = 0;
+
+    sharer->lost = 1;
+    for (size_t i = 0; i < p->count; i++) others += !p->sharers[i].lost;
+    if (others > 0) rsm_log(p->env, RESMAP_LOG_WARNING, "%s; its work goes to others", sharer->env->error);
+}
+
+static void *drive(void *argument)
+{
+    thread *t = argument;
+    pool *p = t->pool;
+    rsm_sharer *self = &p->sharers[t->sharer];
+
+    pthread_mutex_lock(&p->lock);
+    while (!p->stop && !self->lost && (p->left > 0 || p->taken > 0)) {
+        size_t piece = choose(p, t->sharer);
+        double start;
+        resmap_status status;
+        if (piece == p->work->pieces) {          /* one that is taken may come back */
+            pthread_cond_wait(&p->changed, &p->lock);
+            continue;
+        }
+        p->states[piece] = TAKEN;
+        p->left--;
+        p->taken++;
+        pthread_mutex_unlock(&p->lock);
+        start = rsm_seconds();
+        status = p->work->run(p->work->data, t->sharer, piece);
+        start = rsm_seconds() - start;
+        pthread_mutex_lock(&p->lock);
+        p->taken--;
+        if (status == RESMAP_OK) {
+            p->states[piece] = DONE;
+            self->done++;
+            self->seconds += start;
+        } else {
+            p->states[piece] = WAITING;
+            p->left++;
+            fail(p, status, self->env);
+            if (rsm_is_device_failure(status)) lose(p, self);
+        }
+        pthread_cond_broadcast(&p->changed);
+    }
+    p->working--;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+static void log_of_thread(void *data, resmap_log_level level, const char *text)
+{
+    pool *p = data;
+
+    pthread_mutex_lock(&p->lock);
+    rsm_log(p->env, level, "%s", text);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Waits for the threads in the caller's, which alone may call its progress callback. */
+static void watch(pool *p)
+{
+    const long patience = 50 * 1000 * 1000;      /* ns that a wish to cancel may wait to be seen */
+
+    pthread_mutex_lock(&p->lock);
+    while (p->working > 0) {
+        struct timespec until;
+        if (!p->stop) {
+            size_t done = p->work->pieces - p->left - p->taken;
+            resmap_status status = rsm_progress(p->env, p->work->what, done, p->work->pieces);
+            if (status != RESMAP_OK) fail(p, status, p->env);
+            if (p->stop) pthread_cond_broadcast(&p->changed);
+        }
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += patience;
+        if (until.tv_nsec >= 1000000000) {
+            until.tv_nsec -= 1000000000;
+            until.tv_sec++;
+        }
+        pthread_cond_timedwait(&p->changed, &p->lock, &until);
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
+static resmap_status run_threads(pool *p, thread *threads)
+{
+    sigset_t all, before;
+    size_t started = 0;
+    int failed = 0;
+
+    /* Signals are the caller's thread's. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_mutex_lock(&p->lock);
+    for (size_t i = 0; i < p->count && !failed; i++) {
+        if (p->sharers[i].lost) continue;
+        threads[started] = (thread){.pool = p, .sharer = i};
+        failed = pthread_create(&threads[started].id, NULL, drive, &threads[started]) != 0;
+        if (!failed) started++;
+    }
+    p->working = started;
+    if (failed) fail(p, rsm_fail(p->env, RESMAP_NO_MEMORY, "threads: one cannot be started"), p->env);
+    else if (started == 0) fail(p, rsm_fail(p->env, RESMAP_INTERNAL, "%s: all devices failed before", p->work->what), p->env);
+    pthread_mutex_unlock(&p->lock);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    watch(p);
+    for (size_t i = 0; i < started; i++) pthread_join(threads[i].id, NULL);
+    if (!p->stop && p->left == 0) return RESMAP_OK;
+    return p->culprit == p->env ? p->status : rsm_fail(p->env, p->status, "%s", p->culprit->error);
+}
+
+static resmap_status run_alone(rsm_env *env, const rsm_work *work, rsm_sharer *sharer)
+{
+    for (size_t i = 0; i < work->pieces; i++) {
+        double start = rsm_seconds();
+        if (work->rank(work->data, 0, i) < 0) continue;
+        RSM_TRY(rsm_progress(env, work->what, i, work->pieces));
+        RSM_TRY(work->run(work->data, 0, i));
+        sharer->seconds += rsm_seconds() - start;
+        sharer->done++;
+    }
+    return RESMAP_OK;
+}
+
+resmap_status rsm_share(rsm_env *env, const rsm_work *work, rsm_sharer *sharers, size_t count)
+{
+    pool p = {.env = env, .work = work, .sharers = sharers, .count = count, .culprit = env};
+    thread *threads;
+    resmap_status status;
+
+    if (count == 1) return run_alone(env, work, &sharers[0]);
+    threads = calloc(count, sizeof *threads);
+    p.states = calloc(work->pieces, sizeof *p.states);
+    if (threads == NULL || p.states == NULL) {
+        status = rsm_no_memory(env, count * sizeof *threads + work->pieces * sizeof *p.states);
+        goto done;
+    }
+    for (size_t i = 0; i < work->pieces; i++) {
+        p.states[i] = work->rank(work->data, 0, i) < 0 ? DONE : WAITING;
+        p.left += p.states[i] == WAITING;
+    }
+    for (size_t i = 0; i < count; i++) {
+        sharers[i].env->log = log_of_thread;
+        sharers[i].env->log_data = &p;
+    }
+    pthread_mutex_init(&p.lock, NULL);
+    pthread_cond_init(&p.changed, NULL);
+    status = run_threads(&p, threads);
+    pthread_cond_destroy(&p.changed);
+    pthread_mutex_destroy(&p.lock);
+    for (size_t i = 0; i < count; i++) rsm_env_follow(sharers[i].env, env);
+done:
+    free(threads);
+    free(p.states);
+    return status;
+}
