@@ -49,7 +49,7 @@ static int run(const cli_command *command, int argc, char **argv)
     int json = 0;
     const cli_option table[] = {
         CLI_OPTION_MODEL(&common),
-        CLI_OPTION_DEVICE(&common),
+        CLI_OPTION_DEVICES(&common),
         CLI_OPTION_PLANE(&common),
         CLI_OPTION_MASK(&common),
         CLI_OPTION_NO_SCALE(&common),

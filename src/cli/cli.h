@@ -78,6 +78,10 @@ extern const char *const cli_planes[], *const cli_precisions[], *const cli_progr
               "installed folder, or a file (resmap-s)", CLI_TEXT, &(c)->model)
 #define CLI_OPTION_DEVICE(c) \
     CLI_TAKES('d', "device", "SPEC", "auto, an index of `resmap devices`, a part of a name, gpu,\n" \
+              "cpu, or reference (plain C, slow) (auto)", CLI_TEXT, &(c)->device)
+/* The same where several devices may share the slices. */
+#define CLI_OPTION_DEVICES(c) \
+    CLI_TAKES('d', "device", "SPEC", "auto, an index of `resmap devices`, a part of a name, gpu,\n" \
               "cpu, or reference (plain C, slow); several share the slices:\n" \
               "all, a list (0,2), parts of one (0/2) (auto)", CLI_TEXT, &(c)->device)
 #define CLI_OPTION_PLANE(c) \

@@ -54,7 +54,7 @@ static int run(const cli_command *command, int argc, char **argv)
     resmap_options options;
     const cli_option table[] = {
         CLI_OPTION_MODEL(&common),
-        CLI_OPTION_DEVICE(&common),
+        CLI_OPTION_DEVICES(&common),
         CLI_NUMBER(0, "steps", "N", "most restoration steps, 0 to 8 (3)", CLI_INT, &options.steps, 0,
                    RESMAP_MAX_STEPS),
         CLI_TAKES(0, "order", "LIST", "force the sequence, e.g. bias,noise: nothing is classified", CLI_TEXT,
