@@ -95,11 +95,11 @@ RESMAP_API resmap_status resmap_list_devices(resmap_context *context, const resm
  * NULL), an index, a part of the name, "gpu", "cpu", or "reference" (plain C in float64; slow, exact, never taken
  * by "auto"). RESMAP_NO_DEVICE when there is none such. Models opened earlier follow to the new device.
  *
- * Several may be opened, which share the slices of a volume: "all" (every usable device, but one driver for the CPU), or
- * a list, "0,2". "0/2" is two devices, each half of device 0; a device named twice works on two slices at a time. The
- * library then starts a thread for each while resmap_restore or resmap_classify works: the progress callback is called in
- * the caller's thread all the same, the log in any, never two at a time. One that fails is left out with a warning, and
- * what it had to do is done by the others. */
+ * Several may be opened, which share the slices of a volume: "all" (every usable device, but one driver for
+ * the CPU), or a list, "0,2". "0/2" is two devices, each half of device 0; a device named twice works on two
+ * slices at a time. The library then starts a thread for each while resmap_restore or resmap_classify works:
+ * the progress callback is called in the caller's thread all the same, the log in any, never two at a time.
+ * One that fails is left out with a warning, and what it had to do is done by the others. */
 RESMAP_API resmap_status resmap_open_device(resmap_context *context, const char *specification);
 /* The opened device; of several number `index` (0: the first); NULL: there is none such. */
 RESMAP_API const resmap_device *resmap_opened_device(const resmap_context *context, size_t index);
@@ -194,7 +194,7 @@ typedef struct resmap_volume_report {
 typedef struct resmap_device_report {
     char *name, *platform, *driver;
     const char *precision;       /* "fp32", "fp16"; "fp64" on the reference */
-    size_t slices;               /* taken, in all steps: one that is classified and then restored counts twice */
+    size_t slices;               /* taken, in all steps: classified and then restored counts twice */
     double seconds;              /* in the network, transfers included */
 } resmap_device_report;
 

@@ -20,7 +20,8 @@ struct resmap_context {
     const struct resmap_model *network_model;
 };
 
-/* The opened device (NULL: none) for what computes on one only; RESMAP_BAD_ARGUMENT, naming `what`, when several are. */
+/* The opened device (NULL: none) for what computes on one only; RESMAP_BAD_ARGUMENT, naming `what`, when
+ * several are. */
 resmap_status rsm_single_device(resmap_context *context, const char *what, rsm_device **device);
 
 #endif

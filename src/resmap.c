@@ -236,8 +236,10 @@ resmap_status resmap_report_json(resmap_context *context, const resmap_report *r
     return rsm_report_json(&context->env, report, classify, text);
 }
 
-/* After a failure on one of several devices, `others` of which are left: goes on without it when it is the device's. */
-static resmap_status leave_out(resmap_context *context, const rsm_device *device, resmap_status failure, size_t others)
+/* After a failure on one of several devices, `others` of which are left: goes on without it when it is the
+ * device's. */
+static resmap_status leave_out(resmap_context *context, const rsm_device *device, resmap_status failure,
+                               size_t others)
 {
     rsm_fail(&context->env, failure, "%s", rsm_device_env(device)->error);
     if (others == 0 || !rsm_is_device_failure(failure)) return failure;
@@ -256,7 +258,8 @@ static resmap_status load_networks(resmap_context *context, const resmap_model *
     context->networks = calloc(count, sizeof *context->networks);
     if (context->networks == NULL) return rsm_no_memory(&context->env, count * sizeof *context->networks);
     for (size_t i = 0; i < count; i++) {
-        resmap_status status = rsm_network_create(context->opened[i], model, &context->networks[context->network_count]);
+        rsm_network **network = &context->networks[context->network_count];
+        resmap_status status = rsm_network_create(context->opened[i], model, network);
         if (status == RESMAP_OK) context->network_count++;
         else RSM_TRY(leave_out(context, context->opened[i], status, context->network_count + count - 1 - i));
     }
@@ -315,7 +318,8 @@ static resmap_status accept(resmap_context *context, const resmap_model *model, 
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "precision: %d is none", (int)precision);
     if (memory_mib > UINT64_MAX >> 20)
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "memory: %" PRIu64 " MiB is too much", memory_mib);
-    for (size_t i = 0; i < context->opened_count; i++) rsm_device_set_limit(context->opened[i], memory_mib << 20);
+    for (size_t i = 0; i < context->opened_count; i++)
+        rsm_device_set_limit(context->opened[i], memory_mib << 20);
     return RESMAP_OK;
 }
 
@@ -323,8 +327,9 @@ static resmap_status fill_report(resmap_context *context, const resmap_model *mo
 {
     report->model_name = rsm_strdup(model->name);
     report->model_sha256 = rsm_strdup(model->file.sha256);
-    return report->model_name != NULL && report->model_sha256 != NULL ? RESMAP_OK
-                                                                      : rsm_no_memory(&context->env, sizeof *report);
+    if (report->model_name == NULL || report->model_sha256 == NULL)
+        return rsm_no_memory(&context->env, sizeof *report);
+    return RESMAP_OK;
 }
 
 /* Restores or (output NULL) classifies; *report is made here, and freed on failure. */
@@ -346,8 +351,8 @@ static resmap_status run_cascade(resmap_context *context, resmap_model *model, c
     RSM_CHECK(fill_report(context, model, report));
     ready = rsm_seconds();
     if (output != NULL) RSM_CHECK(rsm_image_like(env, input, &restored));
-    RSM_CHECK(rsm_cascade_run(env, context->networks, context->network_count, input, mask, options, output == NULL,
-                              restored, report));
+    RSM_CHECK(rsm_cascade_run(env, context->networks, context->network_count, input, mask, options,
+                              output == NULL, restored, report));
     report->seconds_setup = context->seconds_opening + ready - start;
     context->seconds_opening = 0;
     report->seconds_compute = rsm_seconds() - ready;

@@ -260,7 +260,8 @@ START_TEST(every_failure_is_an_error)
 }
 END_TEST
 
-/* One of two devices breaks, early or late, while both work: the other does everything, with the same result. */
+/* One of two devices breaks, early or late, while both work: the other does everything, with the same
+ * result. */
 START_TEST(one_of_two_breaks)
 {
     static float expected[WIDTH * HEIGHT * SLICES];
@@ -294,7 +295,7 @@ START_TEST(one_of_two_breaks)
         lost += broken != NULL;
         end(&s);
     }
-    ck_assert_int_gt(lost, 4);                   /* the others failed in making a buffer, which can be done without */
+    ck_assert_int_gt(lost, 4);                   /* else it was a buffer that can be done without */
     devices = "auto";
 }
 END_TEST

@@ -1,4 +1,5 @@
-/* Sharing work among sharers, without any device: who takes what, what happens when some of them fail, how it is stopped. */
+/* Sharing work among sharers, without any device: who takes what, what happens when some of them fail, how
+ * it is stopped. */
 #include <check.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -19,7 +20,8 @@ typedef struct job {
     resmap_status failure;
     int by_owner;                /* piece i is sharer i % count's first */
     int cancel_after;            /* so many reports of progress; 0: never */
-    /* Written without a lock: each only by one thread at a time, or the sharing is wrong and -fsanitize=thread says so. */
+    /* Written without a lock: each only by one thread at a time, or the sharing is wrong and
+     * -fsanitize=thread says so. */
     size_t taken[SHARERS];
     int times[PIECES], by[PIECES];
     size_t last_done, reports, logs;
@@ -99,7 +101,8 @@ static void check_done(const job *j)
 {
     size_t done = 0;
 
-    for (int i = 0; i < PIECES; i++) ck_assert_msg(j->times[i] == (i != 7), "piece %d: %d times", i, j->times[i]);
+    for (int i = 0; i < PIECES; i++)
+        ck_assert_msg(j->times[i] == (i != 7), "piece %d: %d times", i, j->times[i]);
     for (size_t i = 0; i < j->count; i++) done += j->sharers[i].done;
     ck_assert_uint_eq(done, PIECES - 1);
 }
@@ -234,7 +237,7 @@ START_TEST(worth)
     ck_assert(rsm_share_worth(s, 1, 0, 1));
     for (size_t left = 1; left < 100; left++) {
         ck_assert(rsm_share_worth(s, 4, 0, left));       /* the quickest always */
-        ck_assert(rsm_share_worth(s, 4, 2, left));       /* 1.2 s: not before 1.5 s is the first free and done with one */
+        ck_assert(rsm_share_worth(s, 4, 2, left));       /* the first is free and done with one in 1.5 s */
         ck_assert(rsm_share_worth(s, 4, 3, left));
     }
     ck_assert(!rsm_share_worth(s, 2, 1, 1));             /* the quick one does 9 in less than 10 s */

@@ -28,8 +28,8 @@ void rsm_log(rsm_env *env, resmap_log_level level, const char *format, ...) RSM_
 /* Tells the caller's progress callback; RESMAP_CANCELLED when it wants to stop, else RESMAP_OK. */
 resmap_status rsm_progress(rsm_env *env, const char *what, size_t done, size_t total);
 
-/* Makes `env` the env of something that works for `leader`'s owner: it has errors of its own, and passes what it logs
- * and how far it is on to `leader`, which must outlive it. */
+/* Makes `env` the env of something that works for `leader`'s owner: it has errors of its own, and passes
+ * what it logs and how far it is on to `leader`, which must outlive it. */
 void rsm_env_follow(rsm_env *env, rsm_env *leader);
 
 /* Leaves the function with the status of a failed call. */

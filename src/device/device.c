@@ -174,7 +174,8 @@ typedef struct choice {
 
 enum { MOST_PARTS = 64 };
 
-static resmap_status choose(rsm_env *env, const rsm_device_list *list, const char *specification, choice *chosen)
+static resmap_status choose(rsm_env *env, const rsm_device_list *list, const char *specification,
+                            choice *chosen)
 {
     *chosen = (choice){.parts = 1};
     if (specification && strcmp(specification, "reference") == 0) {
@@ -199,8 +200,9 @@ static resmap_status take_part(rsm_device *device, unsigned part, unsigned parts
                                 : clCreateSubDevices(device->whole, counts, parts, made, NULL);
     if (code != CL_SUCCESS) {
         free(name);
-        return rsm_fail(device->env, RESMAP_NO_DEVICE, "device %s: its %u compute units cannot be divided by %u: %s (%d)",
-                        device->info.name, units, parts, rsm_cl_error_name(code), code);
+        return rsm_fail(device->env, RESMAP_NO_DEVICE,
+                        "device %s: its %u compute units cannot be divided by %u: %s (%d)", device->info.name,
+                        units, parts, rsm_cl_error_name(code), code);
     }
     for (unsigned i = 0; i < parts; i++) {
         if (i != part) clReleaseDevice(made[i]);
@@ -213,8 +215,8 @@ static resmap_status take_part(rsm_device *device, unsigned part, unsigned parts
 }
 
 /* own_env: the device takes it over, and has it instead of `env`; NULL: none. */
-static resmap_status open_choice(rsm_env *env, const rsm_device_list *list, const choice *chosen, unsigned part,
-                                 rsm_env *own_env, rsm_device **result)
+static resmap_status open_choice(rsm_env *env, const rsm_device_list *list, const choice *chosen,
+                                 unsigned part, rsm_env *own_env, rsm_device **result)
 {
     resmap_status status = RESMAP_OK;
     rsm_device *device = calloc(1, sizeof *device);
@@ -266,8 +268,8 @@ done:
 
 /* ---- Several ---- */
 
-/* Splits "NAME/PARTS" off the front of *text, to the next comma, into fresh memory at *name; *parts is 1 without a slash, 0
- * when what follows it is no number of parts. */
+/* Splits "NAME/PARTS" off the front of *text, to the next comma, into fresh memory at *name; *parts is 1
+ * without a slash, 0 when what follows it is no number of parts. */
 static resmap_status next_item(rsm_env *env, const char **text, char **name, unsigned *parts)
 {
     size_t length = strcspn(*text, ",");
@@ -279,7 +281,8 @@ static resmap_status next_item(rsm_env *env, const char **text, char **name, uns
     if (slash) {
         char *end;
         unsigned long number = strtoul(slash + 1, &end, 10);
-        *parts = slash[1] >= '1' && slash[1] <= '9' && *end == '\0' && number <= MOST_PARTS ? (unsigned)number : 0;
+        int good = slash[1] >= '1' && slash[1] <= '9' && *end == '\0' && number <= MOST_PARTS;
+        *parts = good ? (unsigned)number : 0;
         *slash = '\0';
     }
     return RESMAP_OK;
@@ -295,8 +298,8 @@ static resmap_status add_choice(rsm_env *env, choice **choices, size_t *count, c
 }
 
 /* What every item of a specification names, in fresh memory (also on failure). */
-static resmap_status choose_all(rsm_env *env, const rsm_device_list *list, const char *specification, choice **choices,
-                                size_t *count)
+static resmap_status choose_all(rsm_env *env, const rsm_device_list *list, const char *specification,
+                                choice **choices, size_t *count)
 {
     resmap_status status = RESMAP_OK;
     choice chosen;
@@ -319,8 +322,9 @@ static resmap_status choose_all(rsm_env *env, const rsm_device_list *list, const
         unsigned parts = 1;
         RSM_TRY(next_item(env, &at, &name, &parts));
         if (parts == 0) {
-            status = rsm_fail(env, RESMAP_NO_DEVICE, "device %s: the number of parts after / is not within 1 and %d",
-                              specification, MOST_PARTS);
+            status = rsm_fail(env, RESMAP_NO_DEVICE,
+                              "device %s: the number of parts after / is not within 1 and %d", specification,
+                              MOST_PARTS);
         }
         if (status == RESMAP_OK) status = choose(env, list, name, &chosen);
         chosen.parts = parts;
@@ -333,7 +337,8 @@ static resmap_status choose_all(rsm_env *env, const rsm_device_list *list, const
     }
 }
 
-/* Those that use the same memory take an equal share of it each: parts of one device, one opened twice, and all CPUs. */
+/* Those that use the same memory take an equal share of it each: parts of one device, one opened twice, and
+ * all CPUs. */
 static void divide_memory(rsm_device **devices, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -346,7 +351,8 @@ static void divide_memory(rsm_device **devices, size_t count)
     }
 }
 
-resmap_status rsm_devices_open(rsm_env *env, const char *specification, rsm_device ***result, size_t *result_count)
+resmap_status rsm_devices_open(rsm_env *env, const char *specification, rsm_device ***result,
+                               size_t *result_count)
 {
     rsm_device_list *list = NULL;
     choice *choices = NULL;

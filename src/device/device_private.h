@@ -38,7 +38,8 @@ struct rsm_device_list {
 /* Index of the device that `specification` names (not "reference"), or the error of rsm_device_open. */
 resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification,
                                      size_t *index);
-/* Indices of the devices that "all" names (fresh memory): every usable one, but of several drivers for the CPU the best. */
+/* Indices of the devices that "all" names (fresh memory): every usable one, but of several drivers for the
+ * CPU the best. */
 resmap_status rsm_device_list_all(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count);
 /* Whether `word` is one of the words of `text`. */
 int rsm_has_word(const char *text, const char *word);

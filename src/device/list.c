@@ -378,7 +378,8 @@ resmap_status rsm_device_list_all(rsm_env *env, const rsm_device_list *list, siz
     if (!found) return rsm_no_memory(env, (list->count + 1) * sizeof *found);
     *count = 0;
     for (size_t i = 0; i < list->count; i++) {
-        if (list->items[i].usable && (strcmp(list->items[i].type, "cpu") != 0 || i == cpu)) found[(*count)++] = i;
+        int other_cpu = strcmp(list->items[i].type, "cpu") == 0 && i != cpu;
+        if (list->items[i].usable && !other_cpu) found[(*count)++] = i;
     }
     if (*count == 0) {
         free(found);

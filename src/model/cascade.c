@@ -124,8 +124,8 @@ static resmap_status store_slice(worker *w, size_t s)
         restored[i] = (float)((double)restored[i] * width + lo);
         if (!isfinite(restored[i]))
             return rsm_fail(w->env, RESMAP_DEVICE_FAILED,
-                            "%s: slice %zu comes out of the network with values that are not finite", c->input_name,
-                            s);
+                            "%s: slice %zu comes out of the network with values that are not finite",
+                            c->input_name, s);
     }
     rsm_slice_put(&c->slicing, c->shape, c->volume, s, restored);
     return RESMAP_OK;
@@ -170,7 +170,8 @@ static resmap_status classify_slice(worker *w, double *probabilities)
     double logits[RESMAP_MAX_CLASSES], most, sum = 0;
 
     if (c->config->classifier_views == 2) {
-        rsm_shrink(w->slice, c->slicing.height, c->slicing.width, w->small, c->shrunken_height, c->shrunken_width);
+        rsm_shrink(w->slice, c->slicing.height, c->slicing.width, w->small, c->shrunken_height,
+                   c->shrunken_width);
         RSM_TRY(encode(w, w->shrunken, w->small, w->pooled + count));
     }
     RSM_TRY(encode(w, w->full, w->slice, w->pooled));
@@ -179,8 +180,8 @@ static resmap_status classify_slice(worker *w, double *probabilities)
     for (size_t k = 1; k < classes; k++) most = fmax(most, logits[k]);
     for (size_t k = 0; k < classes; k++) sum += probabilities[k] = exp(logits[k] - most);
     for (size_t k = 0; k < classes; k++) probabilities[k] /= sum;
-    if (!isfinite(sum)) return rsm_fail(w->env, RESMAP_DEVICE_FAILED, "classifier: probabilities are not finite");
-    return RESMAP_OK;
+    return isfinite(sum) ? RESMAP_OK
+                         : rsm_fail(w->env, RESMAP_DEVICE_FAILED, "classifier: probabilities are not finite");
 }
 
 static int argmax(const double *values, size_t count)
@@ -200,7 +201,8 @@ static resmap_status set_prompt(worker *w, int class_index, size_t slice)
     uint64_t draw = (uint64_t)c->frame * RESMAP_MAX_STEPS + (uint64_t)c->step;
 
     draw = draw * (c->slicing.slices + 1) + slice;
-    if (class_index < 0 || (w->prompt_class == class_index && (!sample || w->prompt_draw == draw))) return RESMAP_OK;
+    if (class_index < 0) return RESMAP_OK;
+    if (w->prompt_class == class_index && (!sample || w->prompt_draw == draw)) return RESMAP_OK;
     rsm_model_prompt(c->model, class_index, sample, c->options->prompt_seed, draw, w->prompt);
     RSM_TRY(rsm_network_set_prompt(w->net, w->prompt));
     w->prompt_class = class_index;
@@ -208,8 +210,8 @@ static resmap_status set_prompt(worker *w, int class_index, size_t slice)
     return RESMAP_OK;
 }
 
-/* Restores the loaded slice as class_index says, into w->result. kept: its two encodings, or NULL; `encoded`: the full view
- * (shrunken view) holds its encoding already. */
+/* Restores the loaded slice as class_index says, into w->result. kept: its two encodings, or NULL;
+ * `encoded`: the full view (shrunken view) holds its encoding already. */
 static resmap_status restore_slice(worker *w, int class_index, const rsm_encoding *kept, int encoded)
 {
     const cascade *c = w->cascade;
@@ -291,7 +293,8 @@ static resmap_status keep_encodings(worker *w, size_t s)
     rsm_encoding *kept = &c->encodings[2 * s];
     resmap_status status = keep_encoding(w, w->full, &kept[0]);
 
-    if (status == RESMAP_OK && c->config->classifier_views == 2) status = keep_encoding(w, w->shrunken, &kept[1]);
+    if (status == RESMAP_OK && c->config->classifier_views == 2)
+        status = keep_encoding(w, w->shrunken, &kept[1]);
     if (status == RESMAP_OK) {
         c->owners[s] = (int)(w - c->workers);
     } else {                     /* the slice may go to another */
@@ -380,7 +383,8 @@ static void note_restored(resmap_slice_report *slice, int class_index)
     if (slice->step_count < RESMAP_MAX_STEPS) slice->steps[slice->step_count++] = class_index;
 }
 
-/* Encodings cannot leave their device: a worker takes its own slices first, and those of others last, to encode them anew. */
+/* Encodings cannot leave their device: a worker takes its own slices first, and those of others last, to
+ * encode them anew. */
 static int own_first(const void *data, size_t i, size_t s)
 {
     const cascade *c = data;
@@ -551,8 +555,8 @@ static resmap_status equip(worker *w)
     w->small_result = malloc(rsm_bytes(small + 1, sizeof(float)));
     w->pooled = malloc(rsm_bytes(2 * rsm_network_pooled_count(w->net), sizeof(float)));
     w->prompt = malloc(rsm_bytes(c->config->text_dim + 1, sizeof(float)));
-    if (w->slice == NULL || w->slice_mask == NULL || w->result == NULL || w->small == NULL || w->small_result == NULL ||
-        w->pooled == NULL || w->prompt == NULL)
+    if (w->slice == NULL || w->slice_mask == NULL || w->result == NULL || w->small == NULL ||
+        w->small_result == NULL || w->pooled == NULL || w->prompt == NULL)
         return rsm_no_memory(c->env, pixels * sizeof(float));
     return RESMAP_OK;
 }
@@ -655,12 +659,12 @@ static resmap_status explain_memory(const worker *w, resmap_status status)
 
     if (status != RESMAP_NO_DEVICE_MEMORY) return status;
     return rsm_fail(w->env, status,
-                    "%s: slices of %zu x %zu do not fit into device memory, not even in the smallest tiles (%s)",
-                    c->input_name, c->slicing.width, c->slicing.height, w->env->error);
+                    "%s: slices of %zu x %zu do not fit into device memory, not even in the smallest tiles "
+                    "(%s)", c->input_name, c->slicing.width, c->slicing.height, w->env->error);
 }
 
-/* The views of all workers. A device that has no room for them is left out where others have; so is one that needs smaller
- * tiles than others, as the result would depend on who takes which slice. */
+/* The views of all workers. A device that has no room for them is left out where others have; so is one
+ * that needs smaller tiles than others, as the result would depend on who takes which slice. */
 static resmap_status make_all_views(cascade *c)
 {
     size_t height = c->slicing.height, width = c->slicing.width, largest = 0;
@@ -688,7 +692,8 @@ static resmap_status make_all_views(cascade *c)
         if (w->full == NULL) {
             leave_out(c, i, w->env->error);
         } else if (tile_pixels(w) < largest) {
-            rsm_fail(w->env, RESMAP_NO_DEVICE_MEMORY, "device %s: has no memory for tiles as large as others'",
+            rsm_fail(w->env, RESMAP_NO_DEVICE_MEMORY,
+                     "device %s: has no memory for tiles as large as others'",
                      rsm_device_info(rsm_network_device(w->net))->name);
             leave_out(c, i, w->env->error);
         }
@@ -718,7 +723,8 @@ static resmap_status describe_devices(const cascade *c, resmap_report *report)
         d->platform = rsm_strdup(info->platform);
         d->driver = rsm_strdup(info->driver);
         d->precision = rsm_device_is_reference(device) ? "fp64" : "fp32";
-        if (d->name == NULL || d->platform == NULL || d->driver == NULL) return rsm_no_memory(c->env, sizeof *d);
+        if (d->name == NULL || d->platform == NULL || d->driver == NULL)
+            return rsm_no_memory(c->env, sizeof *d);
     }
     return RESMAP_OK;
 }
@@ -814,9 +820,10 @@ static resmap_status hire(cascade *c, rsm_network *const *networks, size_t count
     return RESMAP_OK;
 }
 
-resmap_status rsm_cascade_run(rsm_env *env, rsm_network *const *networks, size_t count, const struct resmap_image *input,
-                              const struct resmap_image *mask, const resmap_options *options, int classify_only,
-                              struct resmap_image *output, resmap_report *report)
+resmap_status rsm_cascade_run(rsm_env *env, rsm_network *const *networks, size_t count,
+                              const struct resmap_image *input, const struct resmap_image *mask,
+                              const resmap_options *options, int classify_only, struct resmap_image *output,
+                              resmap_report *report)
 {
     cascade c = {0};
     resmap_status status;
@@ -829,7 +836,8 @@ resmap_status rsm_cascade_run(rsm_env *env, rsm_network *const *networks, size_t
     c.input_name = input->path != NULL ? input->path : "image";
     RSM_CHECK(choose_steps(&c));
     if (classify_only && c.config->class_count == 0) {
-        status = rsm_fail(c.env, RESMAP_BAD_ARGUMENT, "%s: a restormer model does not classify", c.model->name);
+        status = rsm_fail(c.env, RESMAP_BAD_ARGUMENT, "%s: a restormer model does not classify",
+                          c.model->name);
         goto done;
     }
     if (mask != NULL) {
@@ -849,8 +857,9 @@ resmap_status rsm_cascade_run(rsm_env *env, rsm_network *const *networks, size_t
     if (report->tiled) {
         size_t height, width;
         rsm_view_tile(first_worker(&c)->full, &height, &width);
-        rsm_log(c.env, RESMAP_LOG_WARNING, "%s: device memory is too small for whole slices: independent tiles of "
-                "%zu x %zu are used, which changes the result", c.input_name, width, height);
+        rsm_log(c.env, RESMAP_LOG_WARNING,
+                "%s: device memory is too small for whole slices: independent tiles of %zu x %zu are used, "
+                "which changes the result", c.input_name, width, height);
     }
     status = run_frames(&c, input, classify_only, output, report);
     describe_work(&c, classify_only, report);

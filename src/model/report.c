@@ -165,10 +165,11 @@ static json_t *devices(const resmap_report *report)
     for (size_t i = 0; i < report->device_count; i++) {
         const resmap_device_report *d = &report->devices[i];
 
-        if (append(array, json_pack("{s:o, s:o, s:o, s:o, s:I, s:o}", "name", rsm_json_string(d->name), "platform",
-                                    rsm_json_string(d->platform), "driver", rsm_json_string(d->driver), "precision",
-                                    rsm_json_string(d->precision), "slices", (json_int_t)d->slices, "seconds",
-                                    rsm_json_number(d->seconds))) != 0) {
+        if (append(array,
+                   json_pack("{s:o, s:o, s:o, s:o, s:I, s:o}", "name", rsm_json_string(d->name), "platform",
+                             rsm_json_string(d->platform), "driver", rsm_json_string(d->driver), "precision",
+                             rsm_json_string(d->precision), "slices", (json_int_t)d->slices, "seconds",
+                             rsm_json_number(d->seconds))) != 0) {
             json_decref(array);
             return NULL;
         }
@@ -178,11 +179,11 @@ static json_t *devices(const resmap_report *report)
 
 static json_t *seconds(const resmap_report *report)
 {
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "setup", rsm_json_number(report->seconds_setup), "read",
-                     rsm_json_number(report->seconds_read), "compute",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "setup", rsm_json_number(report->seconds_setup),
+                     "read", rsm_json_number(report->seconds_read), "compute",
                      rsm_json_number(report->seconds_compute), "network",
-                     rsm_json_number(report->seconds_network), "write", rsm_json_number(report->seconds_write),
-                     "total", rsm_json_number(report->seconds_total));
+                     rsm_json_number(report->seconds_network), "write",
+                     rsm_json_number(report->seconds_write), "total", rsm_json_number(report->seconds_total));
 }
 
 resmap_status rsm_report_json(rsm_env *env, const resmap_report *report, int classify, char **text)
@@ -194,11 +195,12 @@ resmap_status rsm_report_json(rsm_env *env, const resmap_report *report, int cla
     if (classify)
         root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "resmap", resmap_version(), "model",
                          model, "device", device(report), "devices", devices(report), "plane",
-                         rsm_json_string(report->plane), "volumes", volumes(report, 1), "seconds", seconds(report), "device_bytes_peak",
+                         rsm_json_string(report->plane), "volumes", volumes(report, 1), "seconds",
+                         seconds(report), "device_bytes_peak",
                          (json_int_t)report->device_bytes_peak);
     else
-        root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:I, s:o, s:o, s:I}", "resmap",
-                         resmap_version(), "input", rsm_json_string(report->input), "output",
+        root = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:I, s:o, s:o, s:I}",
+                         "resmap", resmap_version(), "input", rsm_json_string(report->input), "output",
                          rsm_json_string(report->output), "model", model, "device", device(report),
                          "devices", devices(report), "plane",
                          rsm_json_string(report->plane), "decide", rsm_json_string(report->decide), "prompt",

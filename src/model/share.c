@@ -32,8 +32,8 @@ typedef struct thread {
 
 int rsm_is_device_failure(resmap_status status)
 {
-    return status == RESMAP_NO_DEVICE_MEMORY || status == RESMAP_BUILD_FAILED || status == RESMAP_DEVICE_FAILED ||
-           status == RESMAP_SELF_CHECK_FAILED;
+    return status == RESMAP_NO_DEVICE_MEMORY || status == RESMAP_BUILD_FAILED ||
+           status == RESMAP_DEVICE_FAILED || status == RESMAP_SELF_CHECK_FAILED;
 }
 
 int rsm_share_worth(const rsm_sharer *sharers, size_t count, size_t sharer, size_t left)
@@ -181,8 +181,10 @@ static resmap_status run_threads(pool *p, thread *threads)
         if (!failed) started++;
     }
     p->working = started;
-    if (failed) fail(p, rsm_fail(p->env, RESMAP_NO_MEMORY, "threads: one cannot be started"), p->env);
-    else if (started == 0) fail(p, rsm_fail(p->env, RESMAP_INTERNAL, "%s: all devices failed before", p->work->what), p->env);
+    if (failed)
+        fail(p, rsm_fail(p->env, RESMAP_NO_MEMORY, "threads: one cannot be started"), p->env);
+    else if (started == 0)
+        fail(p, rsm_fail(p->env, RESMAP_INTERNAL, "%s: all devices failed before", p->work->what), p->env);
     pthread_mutex_unlock(&p->lock);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     watch(p);

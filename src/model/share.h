@@ -17,18 +17,20 @@ typedef struct rsm_work {
     size_t pieces;
     /* Does one piece; nobody else has it. */
     resmap_status (*run)(void *data, size_t sharer, size_t piece);
-    /* Pieces of the lowest rank are taken first, in order; below 0: not to be done. Ranks may not change meanwhile. */
+    /* Pieces of the lowest rank are taken first, in order; below 0: not to be done. Ranks may not change
+     * meanwhile. */
     int (*rank)(const void *data, size_t sharer, size_t piece);
     void *data;
 } rsm_work;
 
-/* Does every piece, or fails with env's error. A single sharer works in the caller's thread. The progress callback is
- * called in the caller's thread, the log in anyone's, never two at a time. A sharer whose device fails (its memory, its
- * build, its driver) is lost with a warning, and its piece is done by another; the error is the last sharer's. */
+/* Does every piece, or fails with env's error. A single sharer works in the caller's thread. The progress
+ * callback is called in the caller's thread, the log in anyone's, never two at a time. A sharer whose device
+ * fails (its memory, its build, its driver) is lost with a warning, and its piece is done by another; the
+ * error is the last sharer's. */
 resmap_status rsm_share(rsm_env *env, const rsm_work *work, rsm_sharer *sharers, size_t count);
 
-/* Whether `sharer` should take one of `left` pieces: not when the others would have finished all of them by the time that
- * it takes for one. */
+/* Whether `sharer` should take one of `left` pieces: not when the others would have finished all of them by
+ * the time that it takes for one. */
 int rsm_share_worth(const rsm_sharer *sharers, size_t count, size_t sharer, size_t left);
 
 /* Whether a failure is the device's, so that another may succeed. */
