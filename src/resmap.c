@@ -7,10 +7,10 @@
 
 #include "config.h"
 #include "context.h"
+#include "core/share.h"
 #include "image/image.h"
 #include "model/cascade.h"
 #include "model/selfcheck.h"
-#include "model/share.h"
 #include "model/timing.h"
 
 const char *resmap_version(void)

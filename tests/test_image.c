@@ -569,6 +569,38 @@ START_TEST(test_truncated)
 END_TEST
 
 /* A few bytes that claim to unpack to more than they can must not be believed. */
+/* What is deflated in pieces is one whole stream, which other readers take, whatever the number of pieces. */
+START_TEST(test_gzip_pieces)
+{
+    /* After a header of 352 bytes: less than a piece of 1 MiB, just one, a little more, just two, nearly four. */
+    static const size_t shapes[][2] = {{10, 10}, {244, 1074}, {271, 967}, {200, 2621}, {1000, 1000}};
+    static const char *const names[] = {"a.nii", "a.nii.gz"};
+    size_t count = shapes[_i][0] * shapes[_i][1], size[2];
+    unsigned char *bytes[2];
+    float *data = malloc(count * sizeof *data);
+    struct resmap_image *image = NULL;
+
+    fresh();
+    for (size_t i = 0; i < count; i++) data[i] = (float)((i * 7919) % 10007) * 0.37f;
+    const size_t shape[4] = {shapes[_i][0], shapes[_i][1], 1, 1};
+    ck_assert_int_eq(rsm_image_create(&env, data, shape, NULL, &image), RESMAP_OK);
+    for (int i = 0; i < 2; i++) {
+        FILE *stream = fopen(at(names[i]), "wb");
+        ck_assert_ptr_nonnull(stream);
+        ck_assert_int_eq(rsm_image_write_stream(&env, image, names[i], stream), RESMAP_OK);
+        ck_assert_int_eq(fclose(stream), 0);
+        bytes[i] = read_whole(at(names[i]), &size[i]);   /* compares checksum and length */
+    }
+    ck_assert_uint_eq(size[0], 352 + 4 * count);
+    ck_assert_uint_eq(size[1], size[0]);
+    ck_assert_mem_eq(bytes[1], bytes[0], size[0]);
+    resmap_image_free(image);
+    free(bytes[0]);
+    free(bytes[1]);
+    free(data);
+}
+END_TEST
+
 START_TEST(test_gzip_claims)
 {
     const int dim[3] = {1, 1, 1};
@@ -1355,6 +1387,7 @@ int main(void)
     tcase_add_loop_test(nifti, test_lies, 0, 4);
     tcase_add_test(nifti, test_not_files);
     tcase_add_loop_test(nifti, test_truncated, 0, 4);
+    tcase_add_loop_test(nifti, test_gzip_pieces, 0, 5);
     tcase_add_test(nifti, test_gzip_claims);
     tcase_add_loop_test(nifti, test_mutations, 0, 8);
     tcase_add_loop_test(nifti, test_round_trip, 0, 8);

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "model/share.h"
+#include "core/share.h"
 
 enum { SHARERS = 4, PIECES = 40 };
 

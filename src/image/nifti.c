@@ -14,6 +14,7 @@
 
 #include <nifti2_io.h>
 
+#include "core/share.h"
 #include "image/image.h"
 
 #define CHUNK ((size_t)1 << 20)  /* bytes read or written between two looks at cancelling; a multiple of 8 */
@@ -446,14 +447,31 @@ done:
 
 /* ---- Writing ---- */
 
-/* Bytes to a stream, deflated or not. */
+/* Every CHUNK of the stream is deflated by itself, so that several processors can; their number does not show
+ * in what is written. Level 4: float voxels hardly shrink more at higher ones. */
+enum { MOST_DEFLATERS = 16, LEVEL = 4 };
+
+typedef struct piece {
+    const unsigned char *from;
+    size_t size;
+    int last;
+    unsigned char *to;           /* room for `room` bytes */
+    size_t written;
+    uLong crc;
+} piece;
+
+/* Bytes to a stream, as they are or as one member of a gzip file. */
 typedef struct sink {
     rsm_env *env;
     const char *path;
     FILE *stream;
-    int compress;
-    z_stream z;
-    unsigned char out[1 << 16];
+    /* To deflate: a piece for every deflater, and the bytes gathered for them. NULL and 0 else. */
+    size_t deflaters, filled, room;
+    unsigned char *gathered;
+    piece pieces[MOST_DEFLATERS];
+    rsm_env envs[MOST_DEFLATERS];
+    uLong crc;
+    uint64_t size;
 } sink;
 
 static resmap_status sink_fail(sink *out)
@@ -461,20 +479,116 @@ static resmap_status sink_fail(sink *out)
     return rsm_fail(out->env, RESMAP_IO, "%s: cannot write: %s", out->path, strerror(errno));
 }
 
-/* flush: Z_NO_FLUSH, or Z_FINISH to end the gzip stream. */
-static resmap_status sink_write(sink *out, const void *bytes, size_t size, int flush)
+static resmap_status sink_put(sink *out, const void *bytes, size_t size)
 {
-    if (!out->compress) return fwrite(bytes, 1, size, out->stream) == size ? RESMAP_OK : sink_fail(out);
-    out->z.next_in = (Bytef *)(uintptr_t)bytes;   /* zlib does not write there */
-    out->z.avail_in = (uInt)size;
-    do {
-        out->z.next_out = out->out;
-        out->z.avail_out = sizeof out->out;
-        deflate(&out->z, flush);
-        size_t n = sizeof out->out - out->z.avail_out;
-        if (fwrite(out->out, 1, n, out->stream) != n) return sink_fail(out);
-    } while (out->z.avail_out == 0);
+    return fwrite(bytes, 1, size, out->stream) == size ? RESMAP_OK : sink_fail(out);
+}
+
+static resmap_status deflate_piece(void *data, size_t deflater, size_t number)
+{
+    sink *out = data;
+    piece *p = &out->pieces[number];
+    z_stream z;
+    memset(&z, 0, sizeof z);
+    if (deflateInit2(&z, LEVEL, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY) != Z_OK)   /* no frame of zlib's */
+        return rsm_no_memory(&out->envs[deflater], (size_t)1 << 18);
+    z.next_in = (Bytef *)(uintptr_t)p->from;     /* zlib does not write there */
+    z.avail_in = (uInt)p->size;
+    z.next_out = p->to;
+    z.avail_out = (uInt)out->room;
+    /* Ends at a byte, for the next piece to follow. */
+    int code = deflate(&z, p->last ? Z_FINISH : Z_SYNC_FLUSH), whole = z.avail_in == 0 && z.avail_out > 0;
+    p->written = out->room - z.avail_out;
+    p->crc = crc32(crc32(0, NULL, 0), p->from, (uInt)p->size);
+    deflateEnd(&z);
+    return whole && code == (p->last ? Z_STREAM_END : Z_OK)
+        ? RESMAP_OK : rsm_fail(&out->envs[deflater], RESMAP_INTERNAL, "%s: deflating: %d", out->path, code);
+}
+
+static int any_piece(const void *data, size_t deflater, size_t number)
+{
+    (void)data;
+    (void)deflater;
+    (void)number;
+    return 0;
+}
+
+/* Deflates and writes what is gathered. */
+static resmap_status sink_flush(sink *out, int last)
+{
+    size_t count = 0;
+    rsm_env leader = {{0}, NULL, NULL, NULL, NULL};   /* progress is for the caller to report */
+    rsm_sharer sharers[MOST_DEFLATERS];
+    memset(sharers, 0, sizeof sharers);
+    do {                                         /* one at least, which may be empty */
+        piece *p = &out->pieces[count];
+        size_t left = out->filled - count * CHUNK;
+        p->from = out->gathered + count * CHUNK;
+        p->size = left < CHUNK ? left : CHUNK;
+        p->last = last && left <= CHUNK;
+        sharers[count].env = &out->envs[count];
+        count++;
+    } while (out->filled > count * CHUNK);
+    const rsm_work work = {"write", count, deflate_piece, any_piece, out};
+    resmap_status status = rsm_share(&leader, &work, sharers, count);
+    if (status != RESMAP_OK)
+        return rsm_fail(out->env, status, "%s", count > 1 ? leader.error : out->envs[0].error);
+    for (size_t i = 0; i < count; i++) {
+        const piece *p = &out->pieces[i];
+        RSM_TRY(sink_put(out, p->to, p->written));
+        out->crc = crc32_combine(out->crc, p->crc, (z_off_t)p->size);
+        out->size += p->size;
+    }
+    out->filled = 0;
     return RESMAP_OK;
+}
+
+static resmap_status sink_write(sink *out, const void *bytes, size_t size)
+{
+    const unsigned char *from = bytes;
+    if (!out->deflaters) return sink_put(out, bytes, size);
+    while (size > 0) {
+        size_t most = out->deflaters * CHUNK - out->filled, n = size < most ? size : most;
+        memcpy(out->gathered + out->filled, from, n);
+        out->filled += n;
+        from += n;
+        size -= n;
+        if (n == most) RSM_TRY(sink_flush(out, 0));
+    }
+    return RESMAP_OK;
+}
+
+static void put_little(unsigned char *at, uint64_t value)
+{
+    for (int i = 0; i < 4; i++) at[i] = (unsigned char)(value >> (8 * i));
+}
+
+/* Begins a gzip file, without time and name: same voxels, same bytes. total: bytes to come, or more. */
+static resmap_status sink_start_gzip(sink *out, size_t total)
+{
+    static const unsigned char head[10] = {0x1f, 0x8b, Z_DEFLATED, 0, 0, 0, 0, 0, 0, 3};
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    size_t most = processors > MOST_DEFLATERS ? MOST_DEFLATERS : processors > 1 ? (size_t)processors : 1;
+    out->deflaters = total / CHUNK + 1 < most ? total / CHUNK + 1 : most;
+    out->room = compressBound(CHUNK) + 64;       /* and what a flush adds */
+    out->gathered = malloc(out->deflaters * (CHUNK + out->room));
+    if (!out->gathered) return rsm_no_memory(out->env, out->deflaters * (CHUNK + out->room));
+    for (size_t i = 0; i < out->deflaters; i++)
+        out->pieces[i].to = out->gathered + out->deflaters * CHUNK + i * out->room;
+    out->crc = crc32(0, NULL, 0);
+    return sink_put(out, head, sizeof head);
+}
+
+static resmap_status sink_end(sink *out)
+{
+    unsigned char tail[8];
+    if (out->deflaters) {
+        RSM_TRY(sink_flush(out, 1));
+        put_little(tail, out->crc);
+        put_little(tail + 4, out->size);
+        RSM_TRY(sink_put(out, tail, sizeof tail));
+    }
+    return fflush(out->stream) == 0 ? RESMAP_OK : sink_fail(out);
 }
 
 static int ends_with(const char *text, const char *end)
@@ -547,9 +661,9 @@ static resmap_status write_header(sink *out, const struct resmap_image *image)
     if (version == 1) TELL_FLOAT(&raw.n1);
     else TELL_FLOAT(&raw.n2);
     unsigned char extender[4] = {extensions > 0, 0, 0, 0};
-    RSM_TRY(sink_write(out, raw.bytes, header_bytes(version), Z_NO_FLUSH));
-    RSM_TRY(sink_write(out, extender, 4, Z_NO_FLUSH));
-    return extensions ? sink_write(out, from->extensions, extensions, Z_NO_FLUSH) : RESMAP_OK;
+    RSM_TRY(sink_write(out, raw.bytes, header_bytes(version)));
+    RSM_TRY(sink_write(out, extender, 4));
+    return extensions ? sink_write(out, from->extensions, extensions) : RESMAP_OK;
 }
 
 resmap_status rsm_image_write_stream(rsm_env *env, const struct resmap_image *image, const char *path, FILE *stream)
@@ -561,24 +675,18 @@ resmap_status rsm_image_write_stream(rsm_env *env, const struct resmap_image *im
     out->env = env;
     out->path = path;
     out->stream = stream;
-    /* 15 + 16: gzip framing, which zlib writes without time and name: same voxels, same bytes */
-    if (ends_with(path, ".gz")) {
-        if (deflateInit2(&out->z, 4, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
-            RSM_CHECK(rsm_no_memory(env, (size_t)1 << 18));
-        out->compress = 1;
-    }
-    RSM_CHECK(write_header(out, image));
     size_t total = image->shape[0] * image->shape[1] * image->shape[2] * image->shape[3];
+    if (ends_with(path, ".gz")) RSM_CHECK(sink_start_gzip(out, total * sizeof(float)));
+    RSM_CHECK(write_header(out, image));
     for (size_t done = 0; done < total;) {
         size_t n = total - done < CHUNK / sizeof(float) ? total - done : CHUNK / sizeof(float);
-        RSM_CHECK(sink_write(out, image->data + done, n * sizeof(float), Z_NO_FLUSH));
+        RSM_CHECK(sink_write(out, image->data + done, n * sizeof(float)));
         done += n;
         RSM_CHECK(rsm_progress(env, "write", done, total));
     }
-    if (out->compress) RSM_CHECK(sink_write(out, NULL, 0, Z_FINISH));
-    if (fflush(stream) != 0) status = sink_fail(out);
+    status = sink_end(out);
 done:
-    if (out->compress) deflateEnd(&out->z);
+    free(out->gathered);
     free(out);
     return status;
 }

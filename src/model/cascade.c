@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/share.h"
 #include "model/field.h"
-#include "model/share.h"
 #include "model/view.h"
 
 /* Most host memory in which slices' encodings wait for the volume's decision; beyond it slices are encoded again. */

@@ -1,4 +1,4 @@
-#include "model/share.h"
+#include "core/share.h"
 
 #include <math.h>
 #include <pthread.h>
