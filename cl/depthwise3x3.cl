@@ -68,22 +68,13 @@ vec_inline vec gelu(vec x)
 {
     const vec a = min(max(x, -5.3740115f), 5.3740115f);
     const vec s = a * a * 0.06925208f - 1.0f;
-    vec p = -3.047437058e-04f;
-    p = p * s + 8.445305866e-04f;
-    p = p * s - 8.244572091e-04f;
-    p = p * s + 1.278136391e-03f;
-    p = p * s - 3.864097875e-03f;
-    p = p * s + 7.537579630e-03f;
-    p = p * s - 1.186400093e-02f;
-    p = p * s + 1.856103726e-02f;
-    p = p * s - 2.795570903e-02f;
-    p = p * s + 3.903067112e-02f;
-    p = p * s - 5.119375139e-02f;
-    p = p * s + 6.421346217e-02f;
-    p = p * s - 7.862715423e-02f;
-    p = p * s + 9.739737958e-02f;
-    p = p * s - 1.312679797e-01f;
-    p = p * s + 2.631198168e-01f;
+    /* In halves, quarters, ...: a chain of 15 steps would be waited for. */
+    const vec s2 = s * s, s4 = s2 * s2, s8 = s4 * s4;
+    const vec p0 = (-7.862715423e-02f * s + 9.739737958e-02f) * s2 + (-1.312679797e-01f * s + 2.631198168e-01f);
+    const vec p1 = (-2.795570903e-02f * s + 3.903067112e-02f) * s2 + (-5.119375139e-02f * s + 6.421346217e-02f);
+    const vec p2 = (-3.864097875e-03f * s + 7.537579630e-03f) * s2 + (-1.186400093e-02f * s + 1.856103726e-02f);
+    const vec p3 = (-3.047437058e-04f * s + 8.445305866e-04f) * s2 + (-8.244572091e-04f * s + 1.278136391e-03f);
+    const vec p = (p3 * s4 + p2) * s8 + (p1 * s4 + p0);
     const vec y = 0.5f * x * (1.0f + p * a);
     return select(y, (vec)0.0f, x < -5.3740115f);
 }

@@ -6,11 +6,13 @@
  *
  *        N                gemm_vector (CPUs): a work-item computes COLUMNS vectors of WIDTH columns of C for a run
  *      +---+---+---+      of rows. It first copies its columns of B (DEPTH rows at a time) to a dense private
- *    K |   | B |   |      array, which stays in the first-level cache: the rows of B itself lie so far apart, often
- *      +---+---+---+      by powers of two, that they would push each other out. Then ROWS (2, 4 or 8) rows of C at
- *  +---+---+---+---+      a time are held in registers.
- * M| A |   | C |   |
- *  +---+---+---+---+      gemm_group (GPUs): a work-group of GROUP x GROUP items computes a square of 4 GROUP x
+ *    K |   | B |   |      array, which stays in the caches next to the core: the rows of B itself lie so far apart,
+ *      +---+---+---+      often by powers of two, that they would push each other out. Then ROWS (2, 4 or 8) rows of C at
+ *  +---+---+---+---+      a time are held in registers. NORM 1 or 2: B's columns are layer-normed on the way
+ * M| A |   | C |   |      (without and with bias, K numbers each; see layer_norm.cl); DEPTH must be >= K.
+ *  +---+---+---+---+
+ *
+ *                         gemm_group (GPUs): a work-group of GROUP x GROUP items computes a square of 4 GROUP x
  *                         4 GROUP of C, 4 x 4 an item, with GROUP columns of A and rows of B at a time in local
  *                         memory. */
 
@@ -29,7 +31,7 @@
 #ifdef WIDTH
 
 #ifndef DEPTH
-#define DEPTH 128
+#define DEPTH 512
 #endif
 #define COLUMNS 3
 #define TILE (WIDTH * COLUMNS)
@@ -44,6 +46,9 @@
 #define VLOAD(type, i, p) OF_TYPE(VLOAD, type)(i, p)
 #define VSTORE(type, v, i, p) OF_TYPE(VSTORE, type)(v, i, p)
 
+#ifndef NORM
+#define NORM 0
+#endif
 #ifndef ROWS
 #define ROWS 8
 #endif
@@ -55,10 +60,53 @@
 #define EACH_ROW(X) X(0) X(1)
 #endif
 
+#if NORM
+/* Layer norm of the columns over their `depth` rows. Sums are of distances from row 0, which keeps what a large
+ * common level would drown. */
+vec_inline void normalise(VEC *columns, const int depth, __global const float *weight, __global const float *bias)
+{
+    VEC mean[COLUMNS], squares[COLUMNS];
+#pragma unroll
+    for (int j = 0; j < COLUMNS; j++) mean[j] = squares[j] = 0.0f;
+    for (int p = 1; p < depth; p++) {
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++) mean[j] += columns[p * COLUMNS + j] - columns[j];
+    }
+#pragma unroll
+    for (int j = 0; j < COLUMNS; j++) mean[j] *= 1.0f / (float)depth;
+    for (int p = 0; p < depth; p++) {
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++) {
+            const VEC distance = columns[p * COLUMNS + j] - columns[j] - mean[j];
+            squares[j] += distance * distance;
+        }
+    }
+    VEC scale[COLUMNS], shift[COLUMNS];
+#pragma unroll
+    for (int j = 0; j < COLUMNS; j++) {
+        scale[j] = 1.0f / sqrt(squares[j] / (float)depth + 1e-5f);
+        shift[j] = columns[j];
+    }
+    for (int p = 0; p < depth; p++) {
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++) {
+            const VEC value = columns[p * COLUMNS + j];
+#if NORM == 2
+            columns[p * COLUMNS + j] = (value - shift[j] - mean[j]) * scale[j] * weight[p] + bias[p];
+#else
+            columns[p * COLUMNS + j] = value * scale[j] * weight[p];
+#endif
+        }
+    }
+}
+#endif
+
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void gemm_vector(const int m, const int n, const int k, __global const float *a, const int a_offset,
                  const int a_stride, __global const B_TYPE *b, const int b_offset, const int b_stride,
-                 __global C_TYPE *c, const int c_offset, const int c_stride, const int accumulate, const int rows)
+                 __global C_TYPE *c, const int c_offset, const int c_stride, const int accumulate, const int rows,
+                 __global const float *weight, const int weight_offset,
+                 __global const float *bias, const int bias_offset)
 {
     VEC columns[DEPTH * COLUMNS];
     const int column = (int)get_global_id(0) * TILE;
@@ -87,6 +135,9 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
                     to[p * TILE + j] = j < width ? scalar_load(B_TYPE, from + j) : 0.0f;
             }
         }
+#if NORM
+        normalise(columns, depth, weight + weight_offset, bias + bias_offset);
+#endif
         for (int row = first; row < last; row += ROWS) {
             /* Rows below the last are computed from the last, and not stored. */
 #define DECLARE(r)                                                                                    \

@@ -257,6 +257,35 @@ static void layer_norm(void)
     }
 }
 
+/* Where products cannot norm, and on the reference, by way of `normal`. */
+static void norm_conv1x1(void)
+{
+    static const size_t shapes[][3] = {
+        {1, 1, 1}, {5, 2, 17}, {2, 7, 35}, {96, 50, 91}, {127, 9, 200}, {513, 5, 49}}; /* in, out, count */
+    for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
+        for (size_t k = 0; k < COUNT(kinds); k++) {
+            for (int with_bias = 0; with_bias < 2; with_bias++) {
+                const size_t in = shapes[s][0], out = shapes[s][1], count = shapes[s][2], l = (s + k) % 3;
+                const rsm_vector none = {NULL, 0};
+                twin weight = input(layouts[l], 1, in), bias = input(layouts[(l + 1) % 3], 1, in);
+                twin w = input((layout){layouts[l].offset, 0, layouts[l].trail}, out, in);
+                twin x = make(layouts[(l + 1) % 3], in, count, NAN, kinds[k]);
+                twin normal = output(layouts[l], in, count), y = output(layouts[(l + 2) % 3], out, count);
+                BOTH(rsm_norm_conv1x1(devices[d], vector(&weight, d), with_bias ? vector(&bias, d) : none,
+                                      vector(&w, d), map(&x, d), map(&normal, d), map(&y, d), in, out, count));
+                /* Two operations, each within 2e-6. */
+                compare(&y, 4e-6, describe(with_bias ? "norm with bias, conv1x1" : "norm, conv1x1", in, out, count, k));
+                drop(&weight);
+                drop(&bias);
+                drop(&w);
+                drop(&x);
+                drop(&normal);
+                drop(&y);
+            }
+        }
+    }
+}
+
 /* rows, width */
 static const size_t images[][2] = {{1, 1}, {1, 9},   {11, 1}, {7, 5},   {2, 2},
                                    {5, 8}, {13, 29}, {3, 33}, {18, 16}, {37, 24}};
@@ -706,6 +735,7 @@ static const struct {
     {"conv1x1", conv1x1},
     {"layer_norm", layer_norm},
     {"depthwise", depthwise},
+    {"norm_conv1x1", norm_conv1x1},
     {"gate", gate},
     {"gelu", gelu_grid},
     {"bands", bands},

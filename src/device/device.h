@@ -178,6 +178,16 @@ typedef struct rsm_matrix {
 resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
                        int accumulate);
 
+/* Layer norm of every column of B over its K rows: K weights, and K biases unless `bias` is NULL. */
+typedef struct rsm_column_norm {
+    rsm_buffer *weight, *bias;
+    size_t weight_offset, bias_offset;
+} rsm_column_norm;
+/* C = A norm(B), where the device's product can do it on the way. */
+int rsm_gemm_can_norm(const rsm_device *device, size_t m, size_t k);
+resmap_status rsm_gemm_norm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c,
+                            const rsm_column_norm *norm);
+
 /* ---- FFT ---- */
 
 typedef enum rsm_direction { RSM_FORWARD = -1, RSM_BACKWARD = 1 } rsm_direction;

@@ -7,7 +7,7 @@
 
 /* As in cl/gemm.cl. */
 #define VECTOR_COLUMNS 3
-#define DEPTH 128
+#define DEPTH 512
 
 static rsm_gemm_kind own_kind(const rsm_device *device)
 {
@@ -84,15 +84,17 @@ static rsm_variant choose(const rsm_device *device, size_t m, size_t k, int own)
 }
 
 static resmap_status vector_gemm(rsm_device *device, const rsm_variant *variant, size_t m, size_t n, size_t k,
-                                 rsm_matrix a, rsm_matrix b, rsm_matrix c, int accumulate)
+                                 rsm_matrix a, rsm_matrix b, rsm_matrix c, int accumulate,
+                                 const rsm_column_norm *norm)
 {
-    char options[96];
+    char options[128];
     rsm_kernel *kernel;
     size_t width = (size_t)variant->values[1], high = (size_t)variant->values[2];
     /* Sums are not to be rounded to half on their way. */
     size_t depth = c.storage == RSM_FP16 ? (k + DEPTH - 1) / DEPTH * DEPTH : DEPTH;
-    snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d -DDEPTH=%d -DB_TYPE=%s -DC_TYPE=%s", (int)width, (int)high,
-             (int)depth, rsm_storage_type(b.storage), rsm_storage_type(c.storage));
+    snprintf(options, sizeof options, "-DWIDTH=%d -DROWS=%d -DDEPTH=%d -DB_TYPE=%s -DC_TYPE=%s -DNORM=%d",
+             (int)width, (int)high, (int)depth, rsm_storage_type(b.storage), rsm_storage_type(c.storage),
+             !norm ? 0 : norm->bias ? 2 : 1);
     RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_vector", options, &kernel));
 
     /* Every run of rows copies its columns of B anew, so runs are as long as leaves enough of them for all
@@ -107,7 +109,9 @@ static resmap_status vector_gemm(rsm_device *device, const rsm_variant *variant,
     return RSM_RUN(device, kernel, 2, global, local, RSM_INT(m), RSM_INT(n), RSM_INT(k), RSM_BUFFER(a.buffer),
                    RSM_INT(a.offset), RSM_INT(a.stride), RSM_BUFFER(b.buffer), RSM_INT(b.offset),
                    RSM_INT(b.stride), RSM_BUFFER(c.buffer), RSM_INT(c.offset), RSM_INT(c.stride),
-                   RSM_INT(accumulate), RSM_INT(rows));
+                   RSM_INT(accumulate), RSM_INT(rows), RSM_BUFFER(norm ? norm->weight : a.buffer),
+                   RSM_INT(norm ? norm->weight_offset : 0),
+                   RSM_BUFFER(norm && norm->bias ? norm->bias : a.buffer), RSM_INT(norm ? norm->bias_offset : 0));
 }
 
 static resmap_status group_gemm(rsm_device *device, const rsm_variant *variant, size_t m, size_t n, size_t k,
@@ -127,8 +131,13 @@ static resmap_status group_gemm(rsm_device *device, const rsm_variant *variant, 
                    RSM_INT(accumulate));
 }
 
-resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
-                       rsm_matrix c, int accumulate)
+int rsm_gemm_can_norm(const rsm_device *device, size_t m, size_t k)
+{
+    return !device->reference && k <= DEPTH && choose(device, m, k, 0).values[0] == RSM_GEMM_VECTOR;
+}
+
+static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
+                             rsm_matrix c, int accumulate, const rsm_column_norm *norm)
 {
     if (m == 0 || n == 0) return RESMAP_OK;
     if (k == 0 || a.storage != RSM_FP32 || !fits(&a, m, k) || !fits(&b, k, n) || !fits(&c, m, n)) {
@@ -136,7 +145,12 @@ resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_mat
                         "device %s: a product of %zu x %zu x %zu: a matrix leaves its buffer",
                         device->info.name, m, n, k);
     }
-    RSM_TRY(rsm_profile_next(device, "gemm", m, k, 2.0 * (double)m * (double)n * (double)k,
+    if (norm && (!rsm_gemm_can_norm(device, m, k) || !rsm_buffer_holds(norm->weight, norm->weight_offset, k)
+                 || (norm->bias && !rsm_buffer_holds(norm->bias, norm->bias_offset, k)))) {
+        return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: a product of %zu x %zu x %zu: no such norm",
+                        device->info.name, m, n, k);
+    }
+    RSM_TRY(rsm_profile_next(device, norm ? "gemm_norm" : "gemm", m, k, 2.0 * (double)m * (double)n * (double)k,
                              (double)m * (double)k + rsm_storage_size(b.storage) * (double)k * (double)n
                              + rsm_storage_size(c.storage) * (accumulate ? 2.0 : 1.0) * (double)m * (double)n));
     if (device->reference) {
@@ -156,6 +170,18 @@ resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_mat
         if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
         variant = choose(device, m, k, 0);
     }
-    return variant.values[0] == RSM_GEMM_VECTOR ? vector_gemm(device, &variant, m, n, k, a, b, c, accumulate)
+    return variant.values[0] == RSM_GEMM_VECTOR ? vector_gemm(device, &variant, m, n, k, a, b, c, accumulate, norm)
                                                 : group_gemm(device, &variant, m, n, k, a, b, c, accumulate);
+}
+
+resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
+                       rsm_matrix c, int accumulate)
+{
+    return product(device, m, n, k, a, b, c, accumulate, NULL);
+}
+
+resmap_status rsm_gemm_norm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
+                            rsm_matrix c, const rsm_column_norm *norm)
+{
+    return product(device, m, n, k, a, b, c, 0, norm);
 }

@@ -481,8 +481,9 @@ static resmap_status touch(rsm_plan *plan)
 
 resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm_plan **result)
 {
-    /* Enough work in each launch, and few rows copied from band to band; on CPUs more gains nothing. */
-    size_t preferred = (rsm_device_is_cpu(net->device) ? (size_t)16 : (size_t)64) << 20;
+    /* Enough work in each launch, and few rows copied from band to band; on CPUs what the caches hold from one
+     * operation to the next counts for more. */
+    size_t preferred = (rsm_device_is_cpu(net->device) ? (size_t)2 : (size_t)64) << 20;
     const rsm_variant *tuned = rsm_tuned(net->device, RSM_TUNE_BANDS);
     size_t scratch, smaller;
     rsm_plan *plan = calloc(1, sizeof *plan);
@@ -599,10 +600,8 @@ static resmap_status expand(rsm_plan *plan, const row_band *b, size_t channels, 
     }
     if (at_end) RSM_TRY(rsm_fill_zero(plan->device, rows_of(b->expanded, w, b->rows + 1), c_out, w));
     if (to <= from) return RESMAP_OK;
-    RSM_TRY(rsm_layer_norm(plan->device, rows_of(b->x, w, b->first + from - 1), norm_weight, norm_bias,
-                           rows_of(b->normal, w, from), channels, (to - from) * w));
-    return rsm_conv1x1(plan->device, weight, channels, rows_of(b->normal, w, from), rows_of(b->expanded, w, from), channels,
-                       c_out, (to - from) * w, 0);
+    return rsm_norm_conv1x1(plan->device, norm_weight, norm_bias, weight, rows_of(b->x, w, b->first + from - 1),
+                            rows_of(b->normal, w, from), rows_of(b->expanded, w, from), channels, c_out, (to - from) * w);
 }
 
 /* x += project_out(attention(norm1(x))). One pass over the bands sums the attention's statistics from q and k; a second one

@@ -83,18 +83,17 @@ resmap_status rsm_copy(rsm_device *device, rsm_map x, rsm_map y, size_t channels
     if (channels == 0 || count == 0) return RESMAP_OK;
     RSM_TRY(rsm_check_map(device, "copy", x, channels, count));
     RSM_TRY(rsm_check_map(device, "copy", y, channels, count));
-    if (x.storage == RSM_FP16 || y.storage == RSM_FP16) {
-        rsm_cut cut;
-        rsm_kernel *kernel;
-        size_t elements, global[2];
-        RSM_TRY(rsm_profile_next(device, "copy", channels, 0, 0,
-                                 rsm_map_size(x, channels, count) + rsm_map_size(y, channels, count)));
-        RSM_TRY(prepare(device, "copy", x.storage, y.storage, channels, count, &cut, &kernel, &elements,
-                        global));
-        return RSM_RUN(device, kernel, 2, global, cut.local, RSM_MAP(x), RSM_MAP(y), RSM_INT(count),
-                       RSM_INT(elements));
+    if (rsm_device_is_reference(device)) {
+        /* One channel: whatever its plane says. */
+        const size_t from = channels > 1 ? x.plane : count, to = channels > 1 ? y.plane : count;
+        return rsm_buffer_copy(device, y.buffer, y.offset, to, x.buffer, x.offset, from, count, channels);
     }
-    /* One channel: whatever its plane says. */
-    const size_t from = channels > 1 ? x.plane : count, to = channels > 1 ? y.plane : count;
-    return rsm_buffer_copy(device, y.buffer, y.offset, to, x.buffer, x.offset, from, count, channels);
+    rsm_cut cut;
+    rsm_kernel *kernel;
+    size_t elements, global[2];
+    RSM_TRY(rsm_profile_next(device, "copy", channels, 0, 0,
+                             rsm_map_size(x, channels, count) + rsm_map_size(y, channels, count)));
+    RSM_TRY(prepare(device, "copy", x.storage, y.storage, channels, count, &cut, &kernel, &elements, global));
+    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_MAP(x), RSM_MAP(y), RSM_INT(count),
+                   RSM_INT(elements));
 }
