@@ -106,7 +106,7 @@ static void one(rsm_device *device, size_t m, size_t n, size_t k, layout la, lay
 
 static const size_t shapes[][3] = {   /* m, n, k: the small ones first */
     {1, 1, 1}, {3, 5, 7}, {8, 48, 3}, {9, 49, 17}, {5, 47, 1}, {2, 50, 130}, {64, 64, 16}, {17, 97, 129},
-    {65, 130, 33}, {100, 3, 260}, {7, 1000, 5}, {144, 385, 48},
+    {65, 130, 33}, {100, 3, 260}, {7, 1000, 5}, {144, 385, 48}, {9, 61, 1030},
 };
 
 static void shapes_of(rsm_device *device, size_t count)
