@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""resmap against what else would run the same network here: PyTorch, ONNX Runtime and, where they are installed, OpenVINO.
+"""resmap against what else would run the same network here: PyTorch, ONNX Runtime and, where they are installed, OpenVINO
+and ncnn.
 
     bench/peers.py [--size N|HxW] [--model FILE] [--threads 2] [--runs 5] [--json FILE]
 
@@ -11,6 +12,7 @@ its 1x1 convolutions, as convolutions or as matrix products, and is timed in the
 Exit status: 0 all agree (max |a - b| / max |b| <= 1e-3 against PyTorch), 1 otherwise or when something failed.
 """
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -25,8 +27,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BOUND = 1e-3
-PEERS = ["torch", "onnxruntime", "openvino"]
-PACKAGES = {"torch": "torch", "torch-compiled": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+PEERS = ["torch", "onnxruntime", "openvino", "ncnn"]
+PACKAGES = {"torch": ["torch"], "torch-compiled": ["torch"], "onnxruntime": ["onnxruntime", "onnx"],
+            "openvino": ["openvino", "onnx"], "ncnn": ["ncnn", "pnnx"]}
 FORMS = ["matmul", "conv"]
 
 
@@ -155,6 +158,8 @@ def load_peer(name, form, folder, threads):
         tx, tt = torch.from_numpy(x), torch.from_numpy(t)
         call = torch.compile(net) if name == "torch-compiled" else net
         return lambda: call(tx, tt).numpy()[0, 0], torch.__version__
+    if name == "ncnn":
+        return load_ncnn(os.path.join(folder, form), x, t, threads)
     path = os.path.join(folder, form + ".onnx")
     if name == "onnxruntime":
         import onnxruntime as ort
@@ -170,7 +175,29 @@ def load_peer(name, form, folder, threads):
     return lambda: np.array(compiled([x, t])[0])[0, 0], ov.__version__
 
 
-def export_onnx(folder, form):
+def load_ncnn(path, x, t, threads):
+    import ncnn
+    import numpy as np
+    net = ncnn.Net()
+    net.opt.use_vulkan_compute = False
+    net.opt.num_threads = threads
+    # Its defaults store, and may compute, in 16 bits.
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage"):
+        if hasattr(net.opt, "use_" + option):
+            setattr(net.opt, "use_" + option, False)
+    if net.load_param(path + ".ncnn.param") != 0 or net.load_model(path + ".ncnn.bin") != 0:
+        raise RuntimeError("ncnn refuses what pnnx wrote")
+
+    def run():
+        with net.create_extractor() as extractor:
+            extractor.input("in0", ncnn.Mat(x[0]).clone())
+            extractor.input("in1", ncnn.Mat(t[0]).clone())
+            return np.array(extractor.extract("out0")[1]).reshape(x.shape[2:])
+    return run, ncnn.__version__
+
+
+def export(folder, form, kind):
+    """FORM.onnx, or what ncnn reads, FORM.ncnn.param and .bin."""
     import torch
     import numpy as np
     tensors, config = read_safetensors(os.path.join(folder, "model.safetensors"))
@@ -178,8 +205,15 @@ def export_onnx(folder, form):
     net.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items() if not k.startswith("prompts.")})
     inputs = np.load(os.path.join(folder, "in.npz"))
     x, t = torch.from_numpy(inputs["slice"][None, None]), torch.from_numpy(inputs["prompt"][None])
+    path = os.path.join(folder, form)
     with torch.no_grad():
-        torch.onnx.export(net, (x, t), os.path.join(folder, form + ".onnx"), input_names=["x", "t"], output_names=["y"],
+        if kind == "ncnn":
+            import pnnx
+            # pnnx knows no clamp_min.
+            torch.Tensor.clamp_min = lambda self, least: self.clamp(min=least)
+            pnnx.export(net, path + ".pt", (x, t), fp16=False, check_trace=False)
+            return
+        torch.onnx.export(net, (x, t), path + ".onnx", input_names=["x", "t"], output_names=["y"],
                           dynamo=False, opset_version=17)
 
 
@@ -187,8 +221,8 @@ def child(name, form, folder, threads):
     import numpy as np
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                # what engines print must not get between the answers
-    if name == "export":
-        export_onnx(folder, form)
+    if name in ("onnx", "ncnn-files"):
+        export(folder, form, name.partition("-")[0])
         return
     run, version = load_peer(name, form, folder, threads)
     start = time.perf_counter()
@@ -290,11 +324,25 @@ def pin(threads):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
+def installed(name):
+    return all(importlib.util.find_spec(package) for package in PACKAGES[name])
+
+
+def export_for(peers, folder, form):
+    """The files that these peers need."""
+    kinds = ["onnx"] if {"onnxruntime", "openvino"} & peers else []
+    kinds += ["ncnn-files"] if "ncnn" in peers else []
+    for kind in kinds:
+        done = subprocess.run([sys.executable, os.path.abspath(__file__), "--child", kind, form, folder],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            print("export for %s (%s): %s" % (kind, form, (done.stderr.strip().splitlines() or ["failed"])[-1]),
+                  file=sys.stderr)
+
+
 def start_peer(name, folder, args):
     """The peer in its quicker form, or None (with a line that says why)."""
-    try:
-        __import__(PACKAGES[name])
-    except ImportError:
+    if not installed(name):
         print("%s: not installed" % name, file=sys.stderr)
         return None
     if args.form:
@@ -332,10 +380,7 @@ def compare(folder, args):
     import numpy as np
     class_name = prepare(folder, args)
     for form in [args.form] if args.form else FORMS:
-        done = subprocess.run([sys.executable, os.path.abspath(__file__), "--child", "export", form, folder],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if done.returncode != 0:
-            print("ONNX export (%s): %s" % (form, done.stderr.strip().splitlines()[-1]), file=sys.stderr)
+        export_for({p for p in args.peers if installed(p)}, folder, form)
     engines = [Resmap(folder, args, class_name)]
     engines += [p for p in (start_peer(name, folder, args) for name in args.peers) if p]
     for i in range(args.runs):

@@ -150,7 +150,8 @@ static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, r
         return rsm_fail(device->env, RESMAP_INTERNAL, "device %s: a product of %zu x %zu x %zu: no such norm",
                         device->info.name, m, n, k);
     }
-    RSM_TRY(rsm_profile_next(device, norm ? "gemm_norm" : "gemm", m, k, 2.0 * (double)m * (double)n * (double)k,
+    RSM_TRY(rsm_profile_next(device, norm ? "gemm_norm" : "gemm", m, k,
+                             (2.0 * (double)m + (norm ? 6 : 0)) * (double)n * (double)k,
                              (double)m * (double)k + rsm_storage_size(b.storage) * (double)k * (double)n
                              + rsm_storage_size(c.storage) * (accumulate ? 2.0 : 1.0) * (double)m * (double)n));
     if (device->reference) {
