@@ -16,6 +16,7 @@ typedef struct job {
     size_t count;
     /* Set by tests. */
     long microseconds[SHARERS];  /* that a piece takes */
+    long slow_start;             /* and how much longer sharer 0 takes for its first */
     size_t fails_at[SHARERS];    /* after so many pieces; 0: never */
     resmap_status failure;
     int by_owner;                /* piece i is sharer i % count's first */
@@ -34,6 +35,7 @@ static resmap_status run(void *data, size_t sharer, size_t piece)
     job *j = data;
     struct timespec time = {0, 1000 * j->microseconds[sharer]};
 
+    if (sharer == 0 && j->sharers[0].done == 0) time.tv_nsec += 1000 * j->slow_start;
     nanosleep(&time, NULL);
     if (j->fails_at[sharer] > 0 && ++j->taken[sharer] > j->fails_at[sharer])
         return rsm_fail(j->sharers[sharer].env, j->failure, "sharer %zu: broken", sharer);
@@ -137,6 +139,20 @@ START_TEST(quick_ones_take_more)
 }
 END_TEST
 
+/* Building kernels for its first piece does not make a device a slow one. */
+START_TEST(slow_start)
+{
+    static job j;
+
+    begin(&j, 2);
+    j.microseconds[0] = j.microseconds[1] = 10000;
+    j.slow_start = 60000;
+    ck_assert_int_eq(share(&j), RESMAP_OK);
+    check_done(&j);
+    ck_assert_uint_gt(j.sharers[0].done, 2);
+}
+END_TEST
+
 /* With pieces of one's own there is work for both; who has none left takes the other's. */
 START_TEST(own_pieces_first)
 {
@@ -231,8 +247,8 @@ END_TEST
 
 START_TEST(worth)
 {
-    /* Seconds a piece: 1, 10, 1.2; the last has not begun. */
-    rsm_sharer s[4] = {{NULL, 0, 10, 10}, {NULL, 0, 1, 10}, {NULL, 0, 10, 12}, {NULL, 0, 0, 0}};
+    /* The last has not begun. */
+    rsm_sharer s[4] = {{NULL, 0, 10, 1}, {NULL, 0, 1, 10}, {NULL, 0, 10, 1.2}, {NULL, 0, 0, 0}};
 
     ck_assert(rsm_share_worth(s, 1, 0, 1));
     for (size_t left = 1; left < 100; left++) {
@@ -257,6 +273,7 @@ int main(void)
 
     tcase_add_test(tests, everything_once);
     tcase_add_test(tests, quick_ones_take_more);
+    tcase_add_test(tests, slow_start);
     tcase_add_test(tests, own_pieces_first);
     tcase_add_test(tests, others_step_in);
     tcase_add_test(tests, all_fail);

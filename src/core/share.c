@@ -39,17 +39,17 @@ int rsm_is_device_failure(resmap_status status)
 int rsm_share_worth(const rsm_sharer *sharers, size_t count, size_t sharer, size_t left)
 {
     const rsm_sharer *self = &sharers[sharer];
-    double rate = 0, quickest = INFINITY, theirs;
+    double rate = 0, quickest = INFINITY;
 
     if (self->done == 0) return 1;
     for (size_t i = 0; i < count; i++) {
-        if (i == sharer || sharers[i].lost || sharers[i].done == 0 || sharers[i].seconds <= 0) continue;
-        rate += (double)sharers[i].done / sharers[i].seconds;
-        quickest = fmin(quickest, sharers[i].seconds / (double)sharers[i].done);
+        if (i == sharer || sharers[i].lost || sharers[i].done == 0 || sharers[i].quickest <= 0) continue;
+        rate += 1 / sharers[i].quickest;
+        quickest = fmin(quickest, sharers[i].quickest);
     }
     if (rate <= 0) return 1;
-    theirs = fmax((double)left / rate, quickest) + quickest / 2;   /* halfway through one now, on average */
-    return self->seconds / (double)self->done <= theirs;           /* always so for the quickest of all */
+    /* The others are halfway through a piece now, on average. The quickest of all takes one in any case. */
+    return self->quickest <= fmax((double)left / rate, quickest) + quickest / 2;
 }
 
 /* The piece that a sharer takes next; work->pieces: none now. */
@@ -69,6 +69,11 @@ static size_t choose(const pool *p, size_t sharer)
         lowest = rank;
     }
     return best;
+}
+
+static void finish(rsm_sharer *sharer, double seconds)
+{
+    if (sharer->done++ == 0 || seconds < sharer->quickest) sharer->quickest = seconds;
 }
 
 static void fail(pool *p, resmap_status status, const rsm_env *culprit)
@@ -109,13 +114,11 @@ static void *drive(void *argument)
         pthread_mutex_unlock(&p->lock);
         start = rsm_seconds();
         status = p->work->run(p->work->data, t->sharer, piece);
-        start = rsm_seconds() - start;
         pthread_mutex_lock(&p->lock);
         p->taken--;
         if (status == RESMAP_OK) {
             p->states[piece] = DONE;
-            self->done++;
-            self->seconds += start;
+            finish(self, rsm_seconds() - start);
         } else {
             p->states[piece] = WAITING;
             p->left++;
@@ -196,11 +199,9 @@ static resmap_status run_threads(pool *p, thread *threads)
 static resmap_status run_alone(rsm_env *env, const rsm_work *work, rsm_sharer *sharer)
 {
     for (size_t i = 0; i < work->pieces; i++) {
-        double start = rsm_seconds();
         if (work->rank(work->data, 0, i) < 0) continue;
         RSM_TRY(rsm_progress(env, work->what, i, work->pieces));
         RSM_TRY(work->run(work->data, 0, i));
-        sharer->seconds += rsm_seconds() - start;
         sharer->done++;
     }
     return RESMAP_OK;

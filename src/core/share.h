@@ -8,8 +8,8 @@
 typedef struct rsm_sharer {
     rsm_env *env;                /* where its calls leave their errors; of several, each has its own */
     int lost;                    /* it failed, and takes nothing more */
-    size_t done;                 /* pieces finished, and the seconds that they took */
-    double seconds;
+    size_t done;                 /* pieces finished */
+    double quickest;             /* seconds of the quickest: others may have built kernels first */
 } rsm_sharer;
 
 typedef struct rsm_work {
