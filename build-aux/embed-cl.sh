@@ -37,4 +37,9 @@ const char *rsm_kernel_source(const char *program, size_t *length)
         }
     return NULL;
 }
+
+const char *rsm_kernel_program(size_t i)
+{
+    return programs[i].program;
+}
 END

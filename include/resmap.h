@@ -302,6 +302,63 @@ RESMAP_API void resmap_timing_free(resmap_timing *timing);
 /* The timing as JSON text (contract of `bench --json`), to be freed with resmap_text_free. */
 RESMAP_API resmap_status resmap_timing_json(resmap_context *context, const resmap_timing *timing, char **text);
 
+/* ---- Tuning ------------------------------------------------------------------------------------------------ */
+
+/* Several variants of an operation give the same result within rounding; which one is fastest depends on the device and
+ * its driver. A tuning measures them and is kept as a text file in the cache folder, for this device and driver; from
+ * then on the winners are taken whenever the device is opened. With one tuning file the same input and options give
+ * the same bytes; another tuning may change the last digits.
+ *
+ * Without a file for the device the first resmap_restore, resmap_classify or resmap_time makes a quick tuning before its
+ * work (stage "tuning" of the progress callback). It does not where the result could not be kept, where another process
+ * is tuning at the moment, where the environment variable RESMAP_TUNING is "off" (then files are not read either, and
+ * everything is taken by rule), and on the reference. */
+typedef struct resmap_tune_options {
+    size_t height, width;        /* of the slices to be fast on, 1…16384, rounded up to multiples of 8 (256 x 256) */
+    int quick;                   /* 1: what takes most of the time and may be much faster, in a few seconds (0) */
+} resmap_tune_options;
+
+/* Fills in the defaults. */
+RESMAP_API void resmap_tune_options_init(resmap_tune_options *options);
+
+/* One variant of one operation. */
+typedef struct resmap_trial {
+    const char *operation, *variant;   /* static; variant "default": what is taken without a tuning */
+    double error;                /* of a small task, against plain C: max |a-b| / max |b|; NaN: not run, or failed */
+    double seconds;              /* all that the operation takes in one run of the network, at least; 0: not measured */
+    double speedup;              /* over the default, measured in turns with it: the median; 0: not measured */
+    int chosen;
+    char *problem;               /* why it cannot win: it failed, or its error is above 1e-5; NULL: nothing is wrong */
+} resmap_trial;
+
+typedef struct resmap_tuning {
+    char *model_name, *device_name, *device_platform, *device_driver;
+    char *path;                  /* of the file */
+    size_t height, width;        /* as computed */
+    int quick;
+    double seconds;              /* that the tuning took */
+    double seconds_default, seconds_tuned;   /* of the network by rule and with the winners, at least */
+    double speedup;              /* of the network, measured in turns: the median; 1: nothing was a gain */
+    size_t trial_count;
+    resmap_trial *trials;        /* by operation, its default first; operations of little weight are left out */
+} resmap_tuning;
+
+/* Tunes the opened device for this model's operations, keeps the file (in place of an older one), and takes the
+ * winners at once. Every variant is compared with plain C before it is measured, and the whole network with the winners
+ * afterwards. Winners that do not make the network faster are not taken. On failure and when cancelled everything stays
+ * as it was. RESMAP_BAD_ARGUMENT when several devices are opened; RESMAP_NO_DEVICE when none is, or the reference;
+ * RESMAP_IO when the file cannot be kept (no cache folder, not writable, RESMAP_TUNING is "off", RESMAP_GEMM forces
+ * kernels) or another process is tuning; RESMAP_SELF_CHECK_FAILED when the network computes wrongly in the end. tuning may be NULL. */
+RESMAP_API resmap_status resmap_tune(resmap_context *context, resmap_model *model, const resmap_tune_options *options,
+                                     resmap_tuning **tuning);
+RESMAP_API void resmap_tuning_free(resmap_tuning *tuning);
+/* The tuning as JSON text (`tune --json`), to be freed with resmap_text_free. */
+RESMAP_API resmap_status resmap_tuning_json(resmap_context *context, const resmap_tuning *tuning, char **text);
+/* What became of the tuning file of opened device number `index` (as in resmap_opened_device), for people: "none yet",
+ * "PATH: how it was made", "ignored: PATH: why", "off: why"; NULL past the last. Valid until the device is tuned, or others
+ * are opened. */
+RESMAP_API const char *resmap_tuning_state(const resmap_context *context, size_t index);
+
 /* ---- Synthesizing artifacts ------------------------------------------------------------------------------- */
 
 #define RESMAP_MOTION 1u

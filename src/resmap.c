@@ -12,6 +12,7 @@
 #include "model/cascade.h"
 #include "model/selfcheck.h"
 #include "model/timing.h"
+#include "model/tune.h"
 
 const char *resmap_version(void)
 {
@@ -267,15 +268,17 @@ static resmap_status load_networks(resmap_context *context, const resmap_model *
     return RESMAP_OK;
 }
 
-/* The same, each checked once for its device and model. */
+/* The same, each tuned and checked once for its device and model. */
 static resmap_status use_networks(resmap_context *context, const resmap_model *model)
 {
     RSM_TRY(load_networks(context, model));
     for (size_t i = 0; i < context->network_count;) {
         rsm_device *device = rsm_network_device(context->networks[i]);
         resmap_status status = RESMAP_OK;
-        if (!rsm_device_is_reference(device))
+        if (!rsm_device_is_reference(device)) {
+            RSM_TRY(rsm_tune_once(context->networks[i], resmap_cache_folder(context)));
             status = rsm_self_check_once(context->networks[i], resmap_cache_folder(context));
+        }
         if (status == RESMAP_OK) {
             i++;
             continue;
@@ -568,5 +571,71 @@ resmap_status resmap_time(resmap_context *context, resmap_model *model, const re
     return RESMAP_OK;
 done:
     resmap_timing_free(t);
+    return status;
+}
+
+/* ---- Tuning ---- */
+
+void resmap_tune_options_init(resmap_tune_options *options)
+{
+    memset(options, 0, sizeof *options);
+    options->height = options->width = 256;
+}
+
+void resmap_tuning_free(resmap_tuning *tuning)
+{
+    if (tuning == NULL) return;
+    free(tuning->model_name);
+    free(tuning->device_name);
+    free(tuning->device_platform);
+    free(tuning->device_driver);
+    free(tuning->path);
+    for (size_t i = 0; i < tuning->trial_count; i++) free(tuning->trials[i].problem);
+    free(tuning->trials);
+    free(tuning);
+}
+
+resmap_status resmap_tuning_json(resmap_context *context, const resmap_tuning *tuning, char **text)
+{
+    return rsm_tuning_text(&context->env, tuning, text);
+}
+
+const char *resmap_tuning_state(const resmap_context *context, size_t index)
+{
+    return index < context->opened_count ? rsm_tuning_state(context->opened[index]) : NULL;
+}
+
+resmap_status resmap_tune(resmap_context *context, resmap_model *model, const resmap_tune_options *options,
+                          resmap_tuning **tuning)
+{
+    rsm_env *env = &context->env;
+    const resmap_device *device;
+    rsm_device *tuned = NULL;
+    resmap_tuning *t;
+    resmap_status status;
+
+    if (options->height < 1 || options->height > 16384 || options->width < 1 || options->width > 16384)
+        return rsm_fail(env, RESMAP_BAD_ARGUMENT, "size: %zu x %zu is not within 1 to 16384", options->height,
+                        options->width);
+    RSM_TRY(rsm_single_device(context, "tuning", &tuned));
+    RSM_TRY(accept(context, model, RESMAP_PRECISION_AUTO, 0));
+    RSM_TRY(load_networks(context, model));
+    if (rsm_device_is_reference(tuned))
+        return rsm_fail(env, RESMAP_NO_DEVICE, "tuning: the reference has nothing to be tuned");
+    t = calloc(1, sizeof *t);
+    if (t == NULL) return rsm_no_memory(env, sizeof *t);
+    device = rsm_device_info(tuned);
+    t->model_name = rsm_strdup(model->name);
+    t->device_name = rsm_strdup(device->name);
+    t->device_platform = rsm_strdup(device->platform);
+    t->device_driver = rsm_strdup(device->driver);
+    if (t->model_name == NULL || t->device_name == NULL || t->device_platform == NULL || t->device_driver == NULL)
+        RSM_CHECK(rsm_no_memory(env, sizeof *t));
+    RSM_CHECK(rsm_tune(context->networks[0], options, resmap_cache_folder(context), t));
+    if (tuning != NULL) *tuning = t;
+    else resmap_tuning_free(t);
+    return RESMAP_OK;
+done:
+    resmap_tuning_free(t);
     return status;
 }

@@ -5,26 +5,9 @@
 
 typedef struct bench {
     int paper, json;
+    cli_size size;
     resmap_timing_options options;
 } bench;
-
-/* "N" or "HxW" into the options' height and width. */
-static int parse_size(const char *value, void *target)
-{
-    resmap_timing_options *options = target;
-    const char *x = strchr(value, 'x');
-    char height[8];
-    size_t length = x ? (size_t)(x - value) : strlen(value);
-    uint64_t h, w;
-
-    if (length >= sizeof height) return 0;
-    memcpy(height, value, length);
-    height[length] = '\0';
-    if (!cli_number(height, 1, 16384, &h) || !cli_number(x ? x + 1 : height, 1, 16384, &w)) return 0;
-    options->height = (size_t)h;
-    options->width = (size_t)w;
-    return 1;
-}
 
 static void print_timing(const resmap_timing *t)
 {
@@ -91,7 +74,7 @@ static int run(const cli_command *command, int argc, char **argv)
                   &b.paper),
         CLI_OPTION_DEVICE(&common),
         CLI_PARSED(0, "size", "N|HxW", "of the slice in pixels, rounded up to multiples of 8 (256)",
-                   &b.options, parse_size),
+                   &b.size, cli_parse_size),
         CLI_NUMBER(0, "repeat", "N", "timed runs (5)", CLI_INT, &b.options.repeat, 1, 1000),
         CLI_TAKES(0, "shapes", NULL, "a row for every shape that a kernel works on", CLI_FLAG,
                   &b.options.by_shape),
@@ -112,8 +95,11 @@ static int run(const cli_command *command, int argc, char **argv)
 
     memset(&b, 0, sizeof b);
     resmap_timing_options_init(&b.options);
+    b.size = (cli_size){b.options.height, b.options.width};
     status = cli_parse(command, table, sizeof table / sizeof table[0], argc, argv, &operands);
     if (status >= 0) return status;
+    b.options.height = b.size.height;
+    b.options.width = b.size.width;
     b.options.precision = (resmap_precision)common.precision;
     b.options.memory_mib = common.memory_mib;
     context = cli_start(&common);

@@ -49,7 +49,8 @@ typedef struct cli_command {
     int (*run)(const struct cli_command *command, int argc, char **argv); /* gives the exit status */
 } cli_command;
 
-extern const cli_command cli_restore, cli_classify, cli_synth, cli_evaluate, cli_devices, cli_model, cli_doctor, cli_bench;
+extern const cli_command cli_restore, cli_classify, cli_synth, cli_evaluate, cli_devices, cli_model, cli_doctor, cli_bench,
+    cli_tune;
 
 /* Parses the arguments of a command (argv[0]: its name); --help and --version are added to every table. Gives
  * -1 when the command is to go on, with its operands at *operands; else the exit status to leave with. */
@@ -59,6 +60,11 @@ int cli_parse(const cli_command *command, const cli_option *options, size_t coun
 int cli_usage(const char *command, const char *format, ...);
 /* A whole number of low … high in decimal digits; 0: refused. */
 int cli_number(const char *text, uint64_t low, uint64_t high, uint64_t *value);
+/* For CLI_PARSED: "N" or "HxW", each 1 … 16384, into a cli_size. */
+typedef struct cli_size {
+    size_t height, width;
+} cli_size;
+int cli_parse_size(const char *value, void *target);
 
 /* ---- What commands that compute share ---- */
 

@@ -70,6 +70,22 @@ int cli_number(const char *text, uint64_t low, uint64_t high, uint64_t *value)
     return 1;
 }
 
+int cli_parse_size(const char *value, void *target)
+{
+    cli_size *size = target;
+    const char *x = strchr(value, 'x');
+    char height[8];
+    size_t length = x ? (size_t)(x - value) : strlen(value);
+    uint64_t h, w;
+
+    if (length >= sizeof height) return 0;
+    memcpy(height, value, length);
+    height[length] = '\0';
+    if (!cli_number(height, 1, 16384, &h) || !cli_number(x ? x + 1 : height, 1, 16384, &w)) return 0;
+    *size = (cli_size){(size_t)h, (size_t)w};
+    return 1;
+}
+
 /* Takes one option's argument; 0, or 2 after a message. */
 static int take(const cli_command *command, const cli_option *option, const char *value)
 {

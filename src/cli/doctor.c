@@ -6,8 +6,9 @@
 
 /* What changes how drivers are found and where things are kept. */
 static const char *const variables[] = {
-    "RESMAP_WEIGHTS_PATH", "RESMAP_CACHE",  "RESMAP_GEMM",  "XDG_CACHE_HOME", "OCL_ICD_VENDORS",
-    "OCL_ICD_FILENAMES",   "OPENCL_LAYERS", "POCL_DEVICES", "POCL_CACHE_DIR", "CUDA_VISIBLE_DEVICES"};
+    "RESMAP_WEIGHTS_PATH", "RESMAP_CACHE",    "RESMAP_GEMM",       "RESMAP_TUNING", "RESMAP_VECTOR",
+    "XDG_CACHE_HOME",      "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "OPENCL_LAYERS", "POCL_DEVICES",
+    "POCL_CACHE_DIR",      "CUDA_VISIBLE_DEVICES"};
 
 static void print_system(resmap_context *context)
 {
@@ -46,6 +47,7 @@ static int check_device(resmap_context *context, resmap_model *model, int index)
 
     snprintf(specification, sizeof specification, "%d", index);
     status = resmap_open_device(context, specification);
+    if (status == RESMAP_OK) printf("  tuning     %s\n", resmap_tuning_state(context, 0));
     if (status == RESMAP_OK) status = resmap_self_check(context, model, &error);
     cli_progress_clear();
     if (status == RESMAP_OK)

@@ -6,7 +6,8 @@
 #include <unistd.h>
 
 static const cli_command *const commands[] = {&cli_restore, &cli_classify, &cli_synth, &cli_evaluate,
-                                              &cli_bench,   &cli_devices,  &cli_model, &cli_doctor};
+                                              &cli_bench,   &cli_tune,     &cli_devices, &cli_model,
+                                              &cli_doctor};
 #define COMMANDS (sizeof commands / sizeof commands[0])
 
 static void print_help(void)

@@ -237,6 +237,7 @@ static resmap_status open_choice(rsm_env *env, const rsm_device_list *list, cons
         || !device->info.reason || !device->identity) RSM_CHECK(rsm_no_memory(device->env, 256));
     if (chosen->parts > 1) RSM_CHECK(take_part(device, part, chosen->parts));
     if (!chosen->reference) RSM_CHECK(start(device));
+    RSM_CHECK(rsm_tuning_load(device));
     if (!device->info.usable) {
         rsm_log(device->env, RESMAP_LOG_WARNING, "device %s: taken because it was named, though %s",
                 device->info.name, device->info.reason);
@@ -404,6 +405,7 @@ void rsm_device_close(rsm_device *device)
     rsm_fft_close(device);
     rsm_clblast_close(device);
     rsm_programs_free(device->programs);
+    rsm_tuning_close(device);
     if (device->queue) clReleaseCommandQueue(device->queue);
     if (device->context) clReleaseContext(device->context);
     if (device->id != device->whole) clReleaseDevice(device->id);

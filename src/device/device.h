@@ -161,10 +161,39 @@ const char *rsm_tunable_name(rsm_tunable what);
 const rsm_variant *rsm_variants(rsm_tunable what, size_t *count);
 int rsm_variant_suits(const rsm_device *device, const rsm_variant *variant);
 
+/* Takes the variants from the device's tuning file (tuning.c says what is in it), where there is one to be believed and
+ * $RESMAP_TUNING is not "off", in place of what was tuned before. Opening a device does it. Fails only for lack of
+ * memory. */
+resmap_status rsm_tuning_load(rsm_device *device);
+/* What became of the file, for people: "none yet", "PATH: how it was made", "ignored: PATH: why". */
+const char *rsm_tuning_state(const rsm_device *device);
+/* Where the file is or would be; NULL: nowhere. */
+const char *rsm_tuning_path(const rsm_device *device);
+/* Whether there is none that can be believed, and a short tuning is wanted. */
+int rsm_tuning_missing(const rsm_device *device);
+/* The variants taken, a line each, for keys of what depends on them; fresh memory, NULL when there is none left. */
+char *rsm_tuning_choices(const rsm_device *device);
+
+/* A file to be made. Begun before the measuring: what could not be kept need not be measured. RESMAP_IO also when
+ * another process is tuning. */
+typedef struct rsm_tuning_file rsm_tuning_file;
+typedef struct rsm_tuning_failure {
+    rsm_tunable what;
+    const rsm_variant *variant;  /* NULL: that of the rule */
+    const char *why;
+} rsm_tuning_failure;
+resmap_status rsm_tuning_begin(rsm_device *device, rsm_tuning_file **file);
+/* Writes the variants that the device takes now, whole or not at all. made: how, for people. */
+resmap_status rsm_tuning_keep(rsm_tuning_file *file, const char *made, const rsm_tuning_failure *failures,
+                              size_t failure_count);
+void rsm_tuning_end(rsm_tuning_file *file);
+
 /* ---- GEMM ---- */
 
 /* Which tunable a product with an M x K matrix A is. */
 rsm_tunable rsm_gemm_tunable(size_t m, size_t k);
+/* Whether the variant of a product is what the rule takes. */
+int rsm_gemm_is_rule(const rsm_device *device, rsm_tunable what, const rsm_variant *variant);
 
 /* A row-major matrix inside a buffer: element (r, c) at offset + r * stride + c. */
 typedef struct rsm_matrix {

@@ -114,6 +114,10 @@ resmap_status rsm_profile_took(rsm_device *device, cl_event event);
 resmap_status rsm_profile_lap(rsm_device *device, double *start);
 void rsm_profile_close(rsm_device *device);
 
+/* ---- tuning.c ---- */
+
+void rsm_tuning_close(rsm_device *device);
+
 /* ---- device.c ---- */
 
 struct rsm_device {
@@ -134,6 +138,8 @@ struct rsm_device {
     int vector;                  /* floats that a register of a CPU holds; 1 on other devices */
     int clblast_used;
     const rsm_variant *tuned[RSM_TUNABLES];   /* NULL: by rule */
+    char *tuning_path, *tuning_state;   /* NULL: no file, nothing to say */
+    int tuning_missing;
     rsm_fft_entry *ffts;         /* plans, the one used last first */
     rsm_profile *profile;        /* NULL: none is taken */
 };

@@ -64,23 +64,34 @@ rsm_tunable rsm_gemm_tunable(size_t m, size_t k)
     return k <= 64 ? RSM_TUNE_GEMM_SHALLOW : k <= 256 ? RSM_TUNE_GEMM_MIDDLE : RSM_TUNE_GEMM_DEEP;
 }
 
-/* The variant tuned, or by rule: what most devices of the kind are fastest with. `own`: not CLBlast. */
-static rsm_variant choose(const rsm_device *device, size_t m, size_t k, int own)
+/* What most devices of the kind are fastest with. own: not CLBlast. */
+static rsm_variant by_rule(const rsm_device *device, rsm_tunable what, int own)
 {
-    const rsm_variant *tuned = rsm_tuned(device, rsm_gemm_tunable(m, k));
     const rsm_gemm_kind kind = own && device->gemm == RSM_GEMM_CLBLAST ? own_kind(device) : device->gemm;
-    rsm_variant by_rule = {NULL, 0, {(int)kind}};
+    rsm_variant rule = {"default", 0, {(int)kind}};
     size_t most = device->info.max_work_group;
-    if (tuned && !(own && tuned->values[0] == RSM_GEMM_CLBLAST)) return *tuned;
     if (kind == RSM_GEMM_VECTOR) {
         /* Rows held in registers: with three vectors a row, 8 fill the 32 registers of AVX-512, 4 the 16 of
          * AVX2 and SSE. */
-        by_rule.values[1] = device->vector;
-        by_rule.values[2] = m <= 4 ? 2 : device->vector == 16 ? 8 : 4;
-    } else {
-        by_rule.values[1] = most >= 256 ? 16 : most >= 64 ? 8 : 4;
+        rule.values[1] = device->vector;
+        rule.values[2] = what == RSM_TUNE_GEMM_FEW ? 2 : device->vector == 16 ? 8 : 4;
+    } else if (kind == RSM_GEMM_GROUP) {
+        rule.values[1] = most >= 256 ? 16 : most >= 64 ? 8 : 4;
     }
-    return by_rule;
+    return rule;
+}
+
+static rsm_variant choose(const rsm_device *device, rsm_tunable what, int own)
+{
+    const rsm_variant *tuned = rsm_tuned(device, what);
+    if (tuned && !(own && tuned->values[0] == RSM_GEMM_CLBLAST)) return *tuned;
+    return by_rule(device, what, own);
+}
+
+int rsm_gemm_is_rule(const rsm_device *device, rsm_tunable what, const rsm_variant *variant)
+{
+    const rsm_variant rule = by_rule(device, what, 0);
+    return memcmp(rule.values, variant->values, sizeof rule.values) == 0;
 }
 
 static resmap_status vector_gemm(rsm_device *device, const rsm_variant *variant, size_t m, size_t n, size_t k,
@@ -161,15 +172,16 @@ static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, r
     }
     /* CLBlast wants all three in one storage, and sums in that. */
     const int own = b.storage == RSM_FP16 || c.storage == RSM_FP16;
-    rsm_variant variant = choose(device, m, k, own);
+    rsm_tunable tunable = rsm_gemm_tunable(m, k);
+    rsm_variant variant = choose(device, tunable, own);
     if (variant.values[0] == RSM_GEMM_CLBLAST) {
         resmap_status status = rsm_clblast_gemm(device, m, n, k, a, b, c, accumulate);
         if (status != RESMAP_DEVICE_FAILED && status != RESMAP_BUILD_FAILED) return status;
         /* Its kernels do not suit the device, and C is as it was. */
         rsm_log(device->env, RESMAP_LOG_INFO, "%s; our own kernel is taken", device->env->error);
-        rsm_tuned_set(device, rsm_gemm_tunable(m, k), NULL);
+        rsm_tuned_set(device, tunable, NULL);
         if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
-        variant = choose(device, m, k, 0);
+        variant = choose(device, tunable, 0);
     }
     return variant.values[0] == RSM_GEMM_VECTOR ? vector_gemm(device, &variant, m, n, k, a, b, c, accumulate, norm)
                                                 : group_gemm(device, &variant, m, n, k, a, b, c, accumulate);

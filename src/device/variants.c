@@ -21,11 +21,19 @@ static const rsm_variant gemm[] = {
 static const rsm_variant depthwise[] = {
     {"rows-1", RSM_ON_CPU | RSM_ON_GPU, {0, 0, 1, 0}},
     {"rows-2", RSM_ON_CPU | RSM_ON_GPU, {0, 0, 2, 0}},
-    {"rows-4", RSM_ON_CPU, {0, 0, 4, 0}},
     {"rows-8", RSM_ON_GPU, {0, 0, 8, 0}},
-    {"rows-1-of-32", RSM_ON_CPU, {0, 0, 1, 32}},
     {"rows-4-of-32", RSM_ON_CPU, {0, 0, 4, 32}},
     {"vector-8-rows-4", RSM_ON_CPU, {8, 0, 4, 0}},
+    {"group-32", RSM_ON_GPU, {0, 32, 0, 0}},
+    {"group-128", RSM_ON_GPU, {0, 128, 0, 0}},
+    {"group-256", RSM_ON_GPU, {0, 256, 0, 0}},
+};
+static const rsm_variant gate[] = {
+    {"rows-2", RSM_ON_CPU | RSM_ON_GPU, {0, 0, 2, 0}},
+    {"rows-4", RSM_ON_CPU, {0, 0, 4, 0}},
+    {"rows-1", RSM_ON_GPU, {0, 0, 1, 0}},
+    {"rows-1-of-32", RSM_ON_CPU, {0, 0, 1, 32}},
+    {"vector-8-rows-1", RSM_ON_CPU, {8, 0, 1, 0}},
     {"group-32", RSM_ON_GPU, {0, 32, 0, 0}},
     {"group-128", RSM_ON_GPU, {0, 128, 0, 0}},
     {"group-256", RSM_ON_GPU, {0, 256, 0, 0}},
@@ -55,8 +63,8 @@ static const rsm_variant attention[] = {
 
 /* {MiB of scratch memory that an operation's band of rows may take}. */
 static const rsm_variant bands[] = {
-    {"16-MiB", RSM_ON_CPU, {16}},
-    {"32-MiB", RSM_ON_CPU, {32}},
+    {"16-MiB", RSM_ON_CPU | RSM_QUICK, {16}},
+    {"32-MiB", RSM_ON_CPU | RSM_QUICK, {32}},
     {"64-MiB", RSM_ON_GPU, {64}},
     {"128-MiB", RSM_ON_CPU | RSM_ON_GPU, {128}},
     {"512-MiB", RSM_ON_GPU, {512}},
@@ -72,7 +80,7 @@ static const struct {
     [RSM_TUNE_GEMM_MIDDLE] = {"gemm-middle", gemm, COUNT(gemm)},
     [RSM_TUNE_GEMM_DEEP] = {"gemm-deep", gemm, COUNT(gemm)},
     [RSM_TUNE_DEPTHWISE] = {"depthwise3x3", depthwise, COUNT(depthwise)},
-    [RSM_TUNE_GATE] = {"depthwise3x3-gate", depthwise, COUNT(depthwise)},
+    [RSM_TUNE_GATE] = {"depthwise3x3-gate", gate, COUNT(gate)},
     [RSM_TUNE_LAYER_NORM] = {"layer-norm", layer_norm, COUNT(layer_norm)},
     [RSM_TUNE_ATTENTION] = {"attention", attention, COUNT(attention)},
     [RSM_TUNE_BANDS] = {"bands", bands, COUNT(bands)},

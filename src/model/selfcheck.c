@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "nn/nn.h"
+
 /* Odd multiples of 8, so that no two sizes of any level are equal. */
 enum { HEIGHT = 24, WIDTH = 40 };
 
@@ -38,19 +40,6 @@ static resmap_status run(rsm_network *net, const float *slice, const float *prom
     return status;
 }
 
-static double difference(const float *a, const float *b, size_t count)
-{
-    double most = 0, scale = 0;
-
-    for (size_t i = 0; i < count; i++) {
-        double d = fabs((double)a[i] - (double)b[i]);
-        if (!isfinite(d)) return INFINITY;
-        most = fmax(most, d);
-        scale = fmax(scale, fabs((double)b[i]));
-    }
-    return scale > 0 ? most / scale : most;
-}
-
 resmap_status rsm_self_check(rsm_network *net, double *error)
 {
     rsm_device *device = rsm_network_device(net), *reference = NULL;
@@ -76,7 +65,7 @@ resmap_status rsm_self_check(rsm_network *net, double *error)
     RSM_CHECK(rsm_device_open(env, "reference", &reference));
     RSM_CHECK(rsm_network_create(reference, model, &reference_net));
     RSM_CHECK(run(reference_net, slice, prompt, expected_pooled, expected));
-    *error = fmax(difference(output, expected, pixels), difference(pooled, expected_pooled, pooled_count));
+    *error = fmax(rsm_difference(output, expected, pixels), rsm_difference(pooled, expected_pooled, pooled_count));
     if (!(*error <= RSM_SELF_CHECK_BOUND))
         status = rsm_fail(env, RESMAP_SELF_CHECK_FAILED, "device %s: computes wrongly (self-check error %.3g, at most %.0e is accepted); "
                           "update its OpenCL driver or choose another device", rsm_device_info(device)->name, *error,
@@ -91,8 +80,11 @@ done:
 /* The file that remembers a passed check: named by everything that can change the outcome. */
 static char *memory_path(const rsm_network *net, const char *cache_folder)
 {
-    char *what = rsm_format("self-check 1\n%s\n%s\n%s\nfp32\n", resmap_version(), rsm_device_identity(rsm_network_device(net)),
-                            rsm_network_model(net)->file.sha256);
+    char *choices = rsm_tuning_choices(rsm_network_device(net));
+    char *what = choices == NULL ? NULL
+                                 : rsm_format("self-check 1\n%s\n%s\n%s\nfp32\n%s", resmap_version(),
+                                              rsm_device_identity(rsm_network_device(net)),
+                                              rsm_network_model(net)->file.sha256, choices);
     char hex[65], *path = NULL;
 
     if (what != NULL) {
@@ -100,6 +92,7 @@ static char *memory_path(const rsm_network *net, const char *cache_folder)
         path = rsm_format("%s/self-check/%s", cache_folder, hex);
     }
     free(what);
+    free(choices);
     return path;
 }
 

@@ -10,7 +10,8 @@
 
 /* Runs it. *error: the figure measured (infinite when not finite). RESMAP_SELF_CHECK_FAILED when above the bound. */
 resmap_status rsm_self_check(rsm_network *network, double *error);
-/* Runs it unless cache_folder (may be NULL) remembers that this device, driver, model and library version passed. */
+/* Runs it unless cache_folder (may be NULL) remembers that this device, driver, model, library version and tuning
+ * passed. */
 resmap_status rsm_self_check_once(rsm_network *network, const char *cache_folder);
 
 #endif

@@ -10,22 +10,6 @@
 
 /* ---- Runs of the network ---- */
 
-/* What a run needs. */
-typedef struct bench {
-    rsm_plan *plan;
-    float *slice, *output, *pooled;
-} bench;
-
-static resmap_status run(const bench *b, double *seconds)
-{
-    double start = rsm_seconds();
-
-    RSM_TRY(rsm_plan_encode(b->plan, b->slice, b->pooled));
-    RSM_TRY(rsm_plan_decode(b->plan, b->output));
-    *seconds = rsm_seconds() - start;
-    return RESMAP_OK;
-}
-
 /* Prompts are the same work whatever they say: the first class that has one. */
 static resmap_status set_prompt(rsm_network *net)
 {
@@ -44,6 +28,64 @@ static resmap_status set_prompt(rsm_network *net)
     return status;
 }
 
+resmap_status rsm_bench_create(rsm_network *net, size_t height, size_t width, rsm_bench *b)
+{
+    rsm_env *env = rsm_device_env(rsm_network_device(net));
+    const uint32_t key[2] = {0, 0};
+    size_t pixels;
+
+    memset(b, 0, sizeof *b);
+    b->network = net;
+    b->height = (height + 7) / 8 * 8;
+    b->width = (width + 7) / 8 * 8;
+    pixels = b->height * b->width;
+    b->slice = malloc(rsm_bytes(pixels, sizeof *b->slice));
+    b->output = malloc(rsm_bytes(pixels, sizeof *b->output));
+    b->pooled = malloc(rsm_bytes(rsm_network_pooled_count(net), sizeof *b->pooled));
+    if (!b->slice || !b->output || !b->pooled) return rsm_no_memory(env, pixels * sizeof *b->slice);
+    for (size_t i = 0; i < pixels; i++) {
+        uint32_t random[4];
+        rsm_philox(key, (const uint32_t[4]){(uint32_t)i, 0, 0, 0}, random);
+        b->slice[i] = (float)(random[0] >> 8) / 16777216.0f;
+    }
+    RSM_TRY(set_prompt(net));
+    return rsm_plan_create(net, b->height, b->width, &b->plan);
+}
+
+void rsm_bench_clear(rsm_bench *b)
+{
+    rsm_plan_free(b->plan);
+    free(b->slice);
+    free(b->output);
+    free(b->pooled);
+    memset(b, 0, sizeof *b);
+}
+
+resmap_status rsm_bench_run(const rsm_bench *b, double *seconds)
+{
+    double start = rsm_seconds();
+
+    RSM_TRY(rsm_plan_encode(b->plan, b->slice, b->pooled));
+    RSM_TRY(rsm_plan_decode(b->plan, b->output));
+    *seconds = rsm_seconds() - start;
+    return RESMAP_OK;
+}
+
+resmap_status rsm_bench_profile(const rsm_bench *b, rsm_profile_row **rows, size_t *count)
+{
+    rsm_device *device = rsm_network_device(b->network);
+    resmap_status status, ended;
+    double seconds;
+
+    RSM_TRY(rsm_profile_begin(device));
+    status = rsm_bench_run(b, &seconds);
+    ended = rsm_profile_end(device, rows, count);
+    if (status == RESMAP_OK) return ended;
+    if (ended == RESMAP_OK) free(*rows);
+    *rows = NULL;
+    return status;
+}
+
 static int compare_doubles(const void *a, const void *b)
 {
     double left = *(const double *)a, right = *(const double *)b;
@@ -56,21 +98,6 @@ static double median(const double *values, size_t count, double *sorted)
     memcpy(sorted, values, count * sizeof *sorted);
     qsort(sorted, count, sizeof *sorted, compare_doubles);
     return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
-}
-
-static resmap_status profiled_run(rsm_network *net, const bench *b, rsm_profile_row **rows, size_t *count)
-{
-    rsm_device *device = rsm_network_device(net);
-    resmap_status status, ended;
-    double seconds;
-
-    RSM_TRY(rsm_profile_begin(device));
-    status = run(b, &seconds);
-    ended = rsm_profile_end(device, rows, count);
-    if (status == RESMAP_OK) return ended;
-    if (ended == RESMAP_OK) free(*rows);
-    *rows = NULL;
-    return status;
 }
 
 /* Copies the profile into the timing: a row for each name, or for each shape too. */
@@ -203,56 +230,41 @@ resmap_status rsm_timing_run(rsm_network *net, const resmap_timing_options *opti
 {
     rsm_device *device = rsm_network_device(net);
     rsm_env *env = rsm_device_env(device);
-    size_t repeat = (size_t)options->repeat, pixels, total = repeat + (options->only_seconds ? 1 : 3),
-           row_count = 0;
-    const uint32_t key[2] = {0, 0};
+    size_t repeat = (size_t)options->repeat, total = repeat + (options->only_seconds ? 1 : 3), row_count = 0;
     rsm_profile_row *rows = NULL;
-    bench b = {NULL, NULL, NULL, NULL};
-    double warm, *sorted = NULL;
+    rsm_bench b = {0};
+    double warm, *sorted = malloc(rsm_bytes(repeat, sizeof *sorted));
     resmap_status status;
 
-    t->height = (options->height + 7) / 8 * 8;
-    t->width = (options->width + 7) / 8 * 8;
-    pixels = t->height * t->width;
-    b.slice = malloc(rsm_bytes(pixels, sizeof *b.slice));
-    b.output = malloc(rsm_bytes(pixels, sizeof *b.output));
-    b.pooled = malloc(rsm_bytes(rsm_network_pooled_count(net), sizeof *b.pooled));
-    sorted = malloc(rsm_bytes(repeat, sizeof *sorted));
     t->run_seconds = malloc(rsm_bytes(repeat, sizeof *t->run_seconds));
-    if (!b.slice || !b.output || !b.pooled || !sorted || !t->run_seconds) {
-        status = rsm_no_memory(env, pixels * sizeof *b.slice);
+    if (!sorted || !t->run_seconds) {
+        status = rsm_no_memory(env, repeat * sizeof *sorted);
         goto done;
     }
-    for (size_t i = 0; i < pixels; i++) {
-        uint32_t random[4];
-        rsm_philox(key, (const uint32_t[4]){(uint32_t)i, 0, 0, 0}, random);
-        b.slice[i] = (float)(random[0] >> 8) / 16777216.0f;
-    }
-
     rsm_device_reset_peak(device);
-    RSM_CHECK(set_prompt(net));
-    RSM_CHECK(rsm_plan_create(net, t->height, t->width, &b.plan));
+    RSM_CHECK(rsm_bench_create(net, options->height, options->width, &b));
+    t->height = b.height;
+    t->width = b.width;
     t->band_rows = rsm_plan_band_rows(b.plan);
     RSM_CHECK(rsm_progress(env, "bench", 0, total));
     /* The work is the same in every run: where kernels are not timed, the run that warms up counts it. */
     if (options->only_seconds)
-        RSM_CHECK(profiled_run(net, &b, &rows, &row_count));
+        RSM_CHECK(rsm_bench_profile(&b, &rows, &row_count));
     else
-        RSM_CHECK(run(&b, &warm));
+        RSM_CHECK(rsm_bench_run(&b, &warm));
     for (size_t i = 0; i < repeat; i++) {
         RSM_CHECK(rsm_progress(env, "bench", i + 1, total));
-        RSM_CHECK(run(&b, &t->run_seconds[i]));
+        RSM_CHECK(rsm_bench_run(&b, &t->run_seconds[i]));
         t->run_count++;
     }
     t->seconds = median(t->run_seconds, repeat, sorted);
     t->device_bytes_peak = rsm_device_bytes_peak(device);
     if (!options->only_seconds) {
         RSM_CHECK(rsm_progress(env, "bench", repeat + 1, total));
-        RSM_CHECK(profiled_run(net, &b, &rows, &row_count));
+        RSM_CHECK(rsm_bench_profile(&b, &rows, &row_count));
     }
     for (size_t i = 0; i < row_count; i++) t->flop += rows[i].flop;
-    rsm_plan_free(b.plan);
-    b.plan = NULL;
+    rsm_bench_clear(&b);
     if (!options->only_seconds) {
         RSM_CHECK(rsm_progress(env, "bench", repeat + 2, total));
         RSM_CHECK(keep_kernels(env, rows, row_count, options->by_shape, t));
@@ -262,10 +274,7 @@ resmap_status rsm_timing_run(rsm_network *net, const resmap_timing_options *opti
     }
     RSM_CHECK(rsm_progress(env, "bench", total, total));
 done:
-    rsm_plan_free(b.plan);
-    free(b.slice);
-    free(b.output);
-    free(b.pooled);
+    rsm_bench_clear(&b);
     free(sorted);
     free(rows);
     return status;

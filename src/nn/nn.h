@@ -88,4 +88,10 @@ resmap_status rsm_copy(rsm_device *device, rsm_map x, rsm_map y, size_t channels
 /* mean[c] of x[c] over count elements, in a fixed order. */
 resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count);
 
+/* max |a - b| / max |b|; infinite where anything is not finite. */
+double rsm_difference(const float *a, const float *b, size_t count);
+/* Runs a tunable operation (not RSM_TUNE_BANDS, which changes no kernel) on a small task of odd sizes, on the device and on
+ * the reference. *error: their difference. */
+resmap_status rsm_check_operation(rsm_device *device, rsm_device *reference, rsm_tunable what, double *error);
+
 #endif

@@ -1,0 +1,403 @@
+/* Tunings on disk: a text file a device in the folder "tuning" of the cache folder, to be read, edited and
+ * deleted by people. It is believed only when every line is understood and it was made on this device, with this
+ * driver and these kernels. What a device cannot do (lines "fails") is kept apart from what it is fastest with
+ * (lines "use"). */
+#include "device/device_private.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "device/kernels.h"
+
+#define FIRST_LINE "resmap tuning 1"
+enum { MOST_BYTES = 1 << 16 };
+
+struct rsm_tuning_file {
+    rsm_device *device;
+    int lock;                    /* of the folder: one process tunes at a time, or none measures well */
+    FILE *stream;                /* the new file under a temporary name */
+    char *temporary;
+};
+
+/* ---- Keys ---- */
+
+/* 16 hex digits over all kernels: a variant may mean something else in others. */
+static resmap_status kernels_key(rsm_env *env, char key[65])
+{
+    const char *texts[64];
+    size_t count = 0, length;
+    for (const char *name; count < 64 && (name = rsm_kernel_program(count)) != NULL;)
+        texts[count++] = rsm_kernel_source(name, &length);
+    RSM_TRY(rsm_binaries_key(env, texts, count, key));
+    key[16] = '\0';
+    return RESMAP_OK;
+}
+
+/* As many units as the driver is given: those of a part of a CPU are another device. */
+static char *device_key(const rsm_device *device)
+{
+    return rsm_format("%s; %d units", device->identity, device->info.compute_units);
+}
+
+/* "pthread-Intel-R-Xeon-R-0123456789abcdef.txt"; fresh memory. */
+static char *file_name(const rsm_device *device, const char *key)
+{
+    char name[48], hex[65];
+    size_t length = 0;
+    /* Parts of a device that have as many units are the same. */
+    const char *end = strstr(device->info.name, ", part ");
+    for (const char *c = device->info.name; *c && c != end && length < sizeof name - 1; c++) {
+        if (isalnum((unsigned char)*c)) name[length++] = *c;
+        else if (length > 0 && name[length - 1] != '-') name[length++] = '-';
+    }
+    name[length] = '\0';
+    rsm_sha256_hex(key, strlen(key), hex);
+    return rsm_format("%s-%.16s.txt", length > 0 ? name : "device", hex);
+}
+
+/* ---- Reading ---- */
+
+/* The whole file with a NUL behind it, or NULL and *why; *why "" : there is none. */
+static char *slurp(const char *path, const char **why)
+{
+    struct stat status;
+    char *text = NULL;
+    ssize_t got = -1;
+    int file = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    *why = "";
+    if (file < 0) {
+        if (errno != ENOENT && errno != ENOTDIR) *why = strerror(errno);
+        return NULL;
+    }
+    if (fstat(file, &status) != 0) *why = strerror(errno);
+    else if (!S_ISREG(status.st_mode)) *why = "not a file";
+    else if (status.st_uid != geteuid()) *why = "belongs to another user";
+    else if (status.st_size > MOST_BYTES) *why = "too long";
+    else text = malloc((size_t)status.st_size + 1);
+    if (text) {
+        got = read(file, text, (size_t)status.st_size);
+        if (got == (ssize_t)status.st_size) {
+            text[got] = '\0';
+        } else {
+            free(text);
+            text = NULL;
+        }
+    }
+    close(file);
+    if (!text && !(*why)[0]) *why = "cannot be read";
+    if (text && strlen(text) != (size_t)got) {
+        free(text);
+        text = NULL;
+        *why = "not text";
+    }
+    return text;
+}
+
+/* The operation `name` and its variant, *variant NULL for "default"; 0: there is none, or not for such devices. */
+static int find(const rsm_device *device, const char *name, const char *variant_name, int *what,
+                const rsm_variant **variant)
+{
+    for (*what = 0; *what < RSM_TUNABLES; ++*what)
+        if (strcmp(rsm_tunable_name((rsm_tunable)*what), name) == 0) break;
+    if (*what == RSM_TUNABLES) return 0;
+    *variant = NULL;
+    if (strcmp(variant_name, "default") == 0) return 1;
+    size_t count;
+    const rsm_variant *variants = rsm_variants((rsm_tunable)*what, &count);
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(variants[i].name, variant_name) == 0 && rsm_variant_suits(device, &variants[i])) {
+            *variant = &variants[i];
+            return 1;
+        }
+    return 0;
+}
+
+/* What parsing has found so far. */
+typedef struct reading {
+    const rsm_device *device;
+    const char *key, *kernels;
+    const rsm_variant *tuned[RSM_TUNABLES];
+    int seen[RSM_TUNABLES], key_seen, kernels_seen, ended;
+    int stale;                   /* 1: nobody's fault, resmap has changed */
+    char made[128];
+} reading;
+
+/* One line after the first; NULL, or what is wrong with it. */
+static const char *take_line(reading *r, char *line)
+{
+    int what;
+    const rsm_variant *variant;
+    char name[64], variant_name[64];
+    if (line[0] == '#' || line[0] == '\0') return NULL;
+    if (r->ended) return "more after the end";
+    if (strcmp(line, "end") == 0) {
+        r->ended = 1;
+    } else if (strncmp(line, "device ", 7) == 0) {
+        if (strcmp(line + 7, r->key) != 0) return "made on another device, or with another driver";
+        r->key_seen = 1;
+    } else if (strncmp(line, "kernels ", 8) == 0) {
+        r->stale = strcmp(line + 8, r->kernels) != 0;
+        if (r->stale) return "made with other kernels";
+        r->kernels_seen = 1;
+    } else if (strncmp(line, "made ", 5) == 0) {
+        snprintf(r->made, sizeof r->made, "%s", line + 5);
+    } else if (sscanf(line, "use %63s %63s", name, variant_name) == 2) {
+        if (!find(r->device, name, variant_name, &what, &variant)) return "no such operation or variant here";
+        if (r->seen[what]) return "an operation twice";
+        r->seen[what] = 1;
+        r->tuned[what] = variant;
+    } else if (sscanf(line, "fails %63s %63s", name, variant_name) == 2) {
+        if (!find(r->device, name, variant_name, &what, &variant)) return "no such operation or variant here";
+    } else {
+        return "not understood";
+    }
+    return NULL;
+}
+
+/* Reads the text, which it changes. NULL, or what is wrong; *line: where (0: nowhere). */
+static const char *parse(reading *r, char *text, int *line)
+{
+    *line = 0;
+    while (*text) {
+        char *end = text + strcspn(text, "\n");
+        const char *wrong;
+        /* A line cut short may still make sense. */
+        if (*end == '\0') return "cut short";
+        *end = '\0';
+        ++*line;
+        if (*line > 1) {
+            wrong = take_line(r, text);
+        } else {
+            wrong = strcmp(text, FIRST_LINE) == 0 ? NULL : "not a tuning file of this version";
+            r->stale = wrong && strncmp(text, "resmap tuning ", 14) == 0;
+        }
+        if (wrong) return wrong;
+        text = end + 1;
+    }
+    *line = 0;
+    if (!r->ended) return "cut short";
+    if (!r->key_seen || !r->kernels_seen) return "does not say what it was made on";
+    for (int i = 0; i < RSM_TUNABLES; i++)
+        if (!r->seen[i]) return "an operation is missing";
+    return NULL;
+}
+
+static void set_state(rsm_device *device, char *state)
+{
+    free(device->tuning_state);
+    device->tuning_state = state;
+}
+
+/* Takes what is in the file; its absence and its faults are no errors. */
+static void read_file(rsm_device *device, const char *key, const char *kernels)
+{
+    const char *wrong;
+    char *text = slurp(device->tuning_path, &wrong);
+    int line = 0;
+    reading r = {.device = device, .key = key, .kernels = kernels};
+    if (text) wrong = parse(&r, text, &line);
+    free(text);
+    if (!wrong) {
+        memcpy(device->tuned, r.tuned, sizeof device->tuned);
+        device->tuning_missing = 0;
+        set_state(device, rsm_format("%s%s%s", device->tuning_path, r.made[0] ? ": " : "", r.made));
+        rsm_log(device->env, RESMAP_LOG_DEBUG, "tuning: %s", device->tuning_path);
+        return;
+    }
+    if (!wrong[0]) return;
+    if (line > 0) set_state(device, rsm_format("ignored: %s: line %d: %s", device->tuning_path, line, wrong));
+    else set_state(device, rsm_format("ignored: %s: %s", device->tuning_path, wrong));
+    if (device->tuning_state)
+        rsm_log(device->env, r.stale ? RESMAP_LOG_INFO : RESMAP_LOG_WARNING, "tuning %s",
+                device->tuning_state);
+}
+
+void rsm_tuning_close(rsm_device *device)
+{
+    free(device->tuning_path);
+    free(device->tuning_state);
+    device->tuning_path = device->tuning_state = NULL;
+    device->tuning_missing = 0;
+}
+
+resmap_status rsm_tuning_load(rsm_device *device)
+{
+    static const char *const forcing[] = {"RESMAP_GEMM", "RESMAP_VECTOR"};
+    const char *asked = getenv("RESMAP_TUNING");
+    char kernels[65], *folder = NULL, *key = NULL, *name = NULL;
+    resmap_status status = RESMAP_OK;
+    rsm_tuning_close(device);
+    memset(device->tuned, 0, sizeof device->tuned);
+    if (device->reference) return RESMAP_OK;
+    if (asked && strcmp(asked, "off") == 0) {
+        set_state(device, rsm_strdup("off: RESMAP_TUNING says so"));
+        return RESMAP_OK;
+    }
+    for (size_t i = 0; i < sizeof forcing / sizeof forcing[0]; i++)
+        if (getenv(forcing[i])) {
+            set_state(device, rsm_format("off: %s is set", forcing[i]));
+            return RESMAP_OK;
+        }
+    folder = rsm_cache_folder(device->env);
+    if (!folder) {
+        set_state(device, rsm_strdup("none: no folder to keep it in"));
+        return RESMAP_OK;
+    }
+    RSM_CHECK(kernels_key(device->env, kernels));
+    key = device_key(device);
+    name = key ? file_name(device, key) : NULL;
+    device->tuning_path = name ? rsm_format("%s/tuning/%s", folder, name) : NULL;
+    if (!device->tuning_path) RSM_CHECK(rsm_no_memory(device->env, strlen(folder) + 128));
+    device->tuning_missing = 1;
+    set_state(device, rsm_strdup("none yet"));
+    read_file(device, key, kernels);
+done:
+    free(folder);
+    free(key);
+    free(name);
+    return status;
+}
+
+const char *rsm_tuning_state(const rsm_device *device)
+{
+    return device->tuning_state ? device->tuning_state : "none";
+}
+
+const char *rsm_tuning_path(const rsm_device *device)
+{
+    return device->tuning_path;
+}
+
+int rsm_tuning_missing(const rsm_device *device)
+{
+    return device->tuning_missing;
+}
+
+char *rsm_tuning_choices(const rsm_device *device)
+{
+    char *text = rsm_strdup("");
+    for (int i = 0; text && i < RSM_TUNABLES; i++) {
+        char *longer;
+        if (!device->tuned[i]) continue;
+        longer = rsm_format("%s%s %s\n", text, rsm_tunable_name((rsm_tunable)i), device->tuned[i]->name);
+        free(text);
+        text = longer;
+    }
+    return text;
+}
+
+/* ---- Writing ---- */
+
+resmap_status rsm_tuning_begin(rsm_device *device, rsm_tuning_file **result)
+{
+    rsm_env *env = device->env;
+    char *folder = NULL, *lock = NULL, *temporary = NULL;
+    int file;
+    resmap_status status = RESMAP_OK;
+    rsm_tuning_file *t = calloc(1, sizeof *t);
+    if (!t) return rsm_no_memory(env, sizeof *t);
+    t->device = device;
+    t->lock = -1;
+    if (!device->tuning_path)
+        RSM_CHECK(rsm_fail(env, RESMAP_IO, "tuning: cannot be kept (%s)", rsm_tuning_state(device)));
+    folder = rsm_strdup(device->tuning_path);
+    if (folder) *strrchr(folder, '/') = '\0';
+    lock = folder ? rsm_format("%s/lock", folder) : NULL;
+    temporary = rsm_format("%s.XXXXXX", device->tuning_path);
+    if (!lock || !temporary) RSM_CHECK(rsm_no_memory(env, 2 * strlen(device->tuning_path)));
+    if (mkdir(folder, 0700) != 0 && errno != EEXIST)
+        RSM_CHECK(rsm_fail(env, RESMAP_IO, "%s: %s", folder, strerror(errno)));
+    t->lock = open(lock, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (t->lock < 0) RSM_CHECK(rsm_fail(env, RESMAP_IO, "%s: %s", lock, strerror(errno)));
+    /* Some network file systems have no locks. */
+    if (flock(t->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        RSM_CHECK(rsm_fail(env, RESMAP_IO, "tuning: another process is tuning at the moment"));
+    file = mkstemp(temporary);
+    if (file < 0) RSM_CHECK(rsm_fail(env, RESMAP_IO, "%s: %s", temporary, strerror(errno)));
+    t->temporary = temporary;
+    temporary = NULL;
+    t->stream = fdopen(file, "w");
+    if (!t->stream) {
+        close(file);
+        RSM_CHECK(rsm_no_memory(env, BUFSIZ));
+    }
+done:
+    free(folder);
+    free(lock);
+    free(temporary);
+    if (status == RESMAP_OK) *result = t;
+    else rsm_tuning_end(t);
+    return status;
+}
+
+static void write_line(FILE *stream, const char *format, ...) RSM_PRINTF(2, 3);
+static void write_line(FILE *stream, const char *format, ...)
+{
+    char line[4096];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    for (char *c = line; *c; c++)
+        if (iscntrl((unsigned char)*c)) *c = ' ';
+    fprintf(stream, "%s\n", line);
+}
+
+resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_tuning_failure *failures,
+                              size_t failure_count)
+{
+    rsm_device *device = t->device;
+    char kernels[65], *key = device_key(device);
+    resmap_status status = kernels_key(device->env, kernels);
+    int failed;
+    if (status == RESMAP_OK && !key) status = rsm_no_memory(device->env, strlen(device->identity));
+    if (status == RESMAP_OK) {
+        fprintf(t->stream, FIRST_LINE "\n"
+                "# Written by resmap. The variants: see src/device/variants.c; \"default\": by rule.\n"
+                "# It may be edited, and deleted: then a short tuning is made at the device's next use.\n");
+        write_line(t->stream, "device %s", key);
+        write_line(t->stream, "kernels %s", kernels);
+        write_line(t->stream, "made %s", made);
+        fprintf(t->stream, "# What was fastest.\n");
+        for (int i = 0; i < RSM_TUNABLES; i++)
+            write_line(t->stream, "use %s %s", rsm_tunable_name((rsm_tunable)i),
+                       device->tuned[i] ? device->tuned[i]->name : "default");
+        if (failure_count > 0) fprintf(t->stream, "# What the device cannot do, or does wrongly.\n");
+        for (size_t i = 0; i < failure_count; i++)
+            write_line(t->stream, "fails %s %s %s", rsm_tunable_name(failures[i].what),
+                       failures[i].variant ? failures[i].variant->name : "default", failures[i].why);
+        fprintf(t->stream, "end\n");
+        failed = ferror(t->stream) || fflush(t->stream) != 0 || fsync(fileno(t->stream)) != 0;
+        failed |= fclose(t->stream) != 0;
+        t->stream = NULL;
+        if (failed || rename(t->temporary, device->tuning_path) != 0) {
+            status = rsm_fail(device->env, RESMAP_IO, "%s: %s", device->tuning_path, strerror(errno));
+        } else {
+            free(t->temporary);
+            t->temporary = NULL;
+            device->tuning_missing = 0;
+            set_state(device, rsm_format("%s: %s", device->tuning_path, made));
+        }
+    }
+    free(key);
+    return status;
+}
+
+void rsm_tuning_end(rsm_tuning_file *t)
+{
+    if (!t) return;
+    if (t->stream) fclose(t->stream);
+    if (t->temporary) unlink(t->temporary);
+    free(t->temporary);
+    if (t->lock >= 0) close(t->lock);
+    free(t);
+}
+

@@ -1,0 +1,545 @@
+#include "model/tune.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/json.h"
+#include "model/selfcheck.h"
+#include "model/timing.h"
+#include "nn/nn.h"
+
+/* What a variant's small task may be off by. The network as a whole may be off by RSM_SELF_CHECK_BOUND. */
+#define MOST_ERROR 1e-5
+
+/* How much is tried. Measuring errs, the more so on a busy machine, and the rule was chosen with more care than a
+ * quick tuning takes: it gives way only to what is clearly faster. */
+typedef struct effort {
+    const char *name;
+    unsigned flags;              /* that a variant must have */
+    double least_share;          /* of the network's time that an operation must take */
+    double least_speedup;
+    int turns;                   /* of the rule and the variant, at most MOST_TURNS */
+    double run;                  /* seconds that a run may take, else half the slice must do */
+    double seconds;              /* after which no second variant of an operation is begun */
+} effort;
+
+static const effort full = {"full", 0, 0.003, 1.02, 5, INFINITY, INFINITY};
+static const effort quick = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2};
+enum { MOST_TURNS = 5 };
+
+/* A variant on its way; those of one operation follow one another, the rule's first. */
+typedef struct trial {
+    rsm_tunable what;
+    const rsm_variant *variant;  /* NULL: the rule */
+    resmap_trial *result;
+} trial;
+
+typedef struct tuner {
+    rsm_network *net;
+    rsm_device *device, *reference;
+    rsm_env *env;
+    const effort *effort;
+    double begun;                /* trying variants */
+    rsm_bench bench;
+    int halved;                  /* its slice is half of what was asked for */
+    float *expected;             /* the network's output by rule */
+    resmap_tuning *result;
+    trial *trials;
+    size_t count;
+    size_t first[RSM_TUNABLES], number[RSM_TUNABLES];   /* trials of each operation; none: number 0 */
+    size_t done, total;          /* steps, for the progress callback */
+} tuner;
+
+/* Before the variants number i of the operations. */
+static int out_of_time(const tuner *t, size_t i)
+{
+    return i > 1 && rsm_seconds() - t->begun > t->effort->seconds;
+}
+
+static resmap_status step(tuner *t)
+{
+    if (t->done < t->total) t->done++;
+    return rsm_progress(t->env, "tuning", t->done, t->total);
+}
+
+/* Whether tuning as a whole must end with this failure; others are a variant's. */
+static int is_fatal(resmap_status status)
+{
+    return status == RESMAP_CANCELLED || status == RESMAP_NO_MEMORY;
+}
+
+static void take_rules(rsm_device *device)
+{
+    for (int i = 0; i < RSM_TUNABLES; i++) rsm_tuned_set(device, (rsm_tunable)i, NULL);
+}
+
+/* ---- Where the time goes ---- */
+
+/* The operation that a row of a profile is about; RSM_TUNABLES: none that is tuned. */
+static int tunable_of(const rsm_profile_row *row)
+{
+    static const struct {
+        const char *name;
+        rsm_tunable what;
+    } names[] = {{"depthwise3x3", RSM_TUNE_DEPTHWISE},      {"depthwise3x3_gate", RSM_TUNE_GATE},
+                 {"layer_norm", RSM_TUNE_LAYER_NORM},       {"attention_partial", RSM_TUNE_ATTENTION},
+                 {"attention_total", RSM_TUNE_ATTENTION},   {"attention_softmax", RSM_TUNE_ATTENTION}};
+
+    if (strcmp(row->name, "gemm") == 0) return rsm_gemm_tunable(row->rows, row->columns);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(row->name, names[i].name) == 0) return names[i].what;
+    return RSM_TUNABLES;
+}
+
+/* Seconds that each operation takes in a run; [RSM_TUNABLES]: all others. */
+static resmap_status measure(const tuner *t, double seconds[RSM_TUNABLES + 1])
+{
+    rsm_profile_row *rows = NULL;
+    size_t count = 0;
+
+    RSM_TRY(rsm_bench_profile(&t->bench, &rows, &count));
+    for (int i = 0; i <= RSM_TUNABLES; i++) seconds[i] = 0;
+    for (size_t i = 0; i < count; i++) seconds[tunable_of(&rows[i])] += rows[i].seconds;
+    free(rows);
+    return RESMAP_OK;
+}
+
+/* Whether the last run gave what the rules give. */
+static int output_is_right(const tuner *t)
+{
+    const size_t pixels = t->bench.height * t->bench.width;
+
+    return rsm_difference(t->bench.output, t->expected, pixels) <= RSM_SELF_CHECK_BOUND;
+}
+
+/* ---- Turns ---- */
+
+/* Seconds of the rule and of a variant, taken in turns, since a machine may get busier while we measure. */
+typedef struct turns {
+    double rule[MOST_TURNS], own[MOST_TURNS];
+    int count;
+} turns;
+
+static double least(const double *values, int count)
+{
+    double value = values[0];
+
+    for (int i = 1; i < count; i++) value = fmin(value, values[i]);
+    return value;
+}
+
+/* The median of the turns' ratios, the lower one of two; 0 without turns. */
+static double speedup_of(const turns *t)
+{
+    double ratios[MOST_TURNS];
+
+    if (t->count == 0) return 0;
+    for (int i = 0; i < t->count; i++) {
+        double ratio = t->own[i] > 0 ? t->rule[i] / t->own[i] : 0;
+        int at = i;
+        for (; at > 0 && ratios[at - 1] > ratio; at--) ratios[at] = ratios[at - 1];
+        ratios[at] = ratio;
+    }
+    return ratios[(t->count - 1) / 2];
+}
+
+static void note_turns(const turns *t, resmap_trial *rule, resmap_trial *own)
+{
+    const double seconds = least(t->rule, t->count);
+
+    own->seconds = least(t->own, t->count);
+    own->speedup = speedup_of(t);
+    rule->seconds = rule->seconds > 0 ? fmin(rule->seconds, seconds) : seconds;
+    rule->speedup = 1;
+}
+
+/* ---- Trials ---- */
+
+static void add_trial(tuner *t, rsm_tunable what, const rsm_variant *variant)
+{
+    resmap_tuning *result = t->result;
+    resmap_trial *r = &result->trials[result->trial_count++];
+
+    r->operation = rsm_tunable_name(what);
+    r->variant = variant ? variant->name : "default";
+    r->error = NAN;
+    if (t->number[what]++ == 0) t->first[what] = t->count;
+    t->trials[t->count++] = (trial){what, variant, r};
+}
+
+/* Whether to try the variant. */
+static int is_candidate(const tuner *t, rsm_tunable what, const rsm_variant *variant)
+{
+    const unsigned flags = t->effort->flags;
+
+    return (variant->flags & flags) == flags && rsm_variant_suits(t->device, variant) &&
+           !(what == RSM_TUNE_BANDS && t->halved) &&
+           !(what <= RSM_TUNE_GEMM_DEEP && rsm_gemm_is_rule(t->device, what, variant));
+}
+
+/* The variants of every operation that takes enough of the time. */
+static resmap_status list_trials(tuner *t, const double seconds[RSM_TUNABLES + 1])
+{
+    double all = 0;
+    size_t most = 0;
+
+    for (int i = 0; i <= RSM_TUNABLES; i++) all += seconds[i];
+    for (int i = 0; i < RSM_TUNABLES; i++) {
+        size_t count;
+        rsm_variants((rsm_tunable)i, &count);
+        most += count + 1;
+    }
+    t->trials = calloc(most, sizeof *t->trials);
+    t->result->trials = calloc(most, sizeof *t->result->trials);
+    if (!t->trials || !t->result->trials) return rsm_no_memory(t->env, most * sizeof *t->result->trials);
+    for (int i = 0; i < RSM_TUNABLES; i++) {
+        size_t count;
+        const rsm_variant *variants = rsm_variants((rsm_tunable)i, &count);
+        /* Bands are all of the network, and take no kernel. */
+        if (i != RSM_TUNE_BANDS && seconds[i] < t->effort->least_share * all) continue;
+        for (size_t k = 0; k < count; k++) {
+            if (!is_candidate(t, (rsm_tunable)i, &variants[k])) continue;
+            if (t->number[i] == 0) add_trial(t, (rsm_tunable)i, NULL);
+            add_trial(t, (rsm_tunable)i, &variants[k]);
+            t->total += i == RSM_TUNE_BANDS ? 1 : 2;
+        }
+    }
+    return RESMAP_OK;
+}
+
+/* Notes why the variant cannot win: the context's error, unless it says better. */
+static resmap_status reject(tuner *t, trial *x, const char *why)
+{
+    if (x->result->problem) return RESMAP_OK;
+    x->result->problem = rsm_strdup(why);
+    if (!x->result->problem) return rsm_no_memory(t->env, strlen(why));
+    rsm_log(t->env, RESMAP_LOG_INFO, "tuning: %s %s: %s", x->result->operation, x->result->variant, why);
+    return RESMAP_OK;
+}
+
+/* The variant's small task against the reference. */
+static resmap_status check(tuner *t, trial *x)
+{
+    char text[64];
+    double error = NAN;
+    resmap_status status;
+
+    rsm_tuned_set(t->device, x->what, x->variant);
+    status = rsm_check_operation(t->device, t->reference, x->what, &error);
+    if (is_fatal(status)) return status;
+    if (status != RESMAP_OK) return reject(t, x, t->env->error);
+    /* CLBlast, where it fails, is put aside for good. */
+    if (rsm_tuned(t->device, x->what) != x->variant) return reject(t, x, "fails here");
+    x->result->error = error;
+    if (error <= MOST_ERROR) return RESMAP_OK;
+    snprintf(text, sizeof text, "wrong: error %.2g", error);
+    return reject(t, x, text);
+}
+
+static trial *trial_of(tuner *t, int what, size_t i)
+{
+    return i < t->number[what] ? &t->trials[t->first[what] + i] : NULL;
+}
+
+/* Whether the trial has passed so far. */
+static int is_good(const trial *x)
+{
+    return x && !x->result->problem && isfinite(x->result->error);
+}
+
+/* Variant number i of every operation, in turns with the rules, in runs of the whole network: there each works on
+ * the shapes and finds the caches that it will. */
+static resmap_status measure_variants(tuner *t, size_t i)
+{
+    turns taken[RSM_TUNABLES] = {{{0}, {0}, 0}};
+    double rule[RSM_TUNABLES + 1], own[RSM_TUNABLES + 1];
+    int right = 1, some = 0;
+    resmap_status status = RESMAP_OK;
+
+    for (int what = 0; what < RSM_TUNABLES; what++) some |= is_good(trial_of(t, what, i));
+    for (int turn = 0; some && right && turn < t->effort->turns; turn++) {
+        take_rules(t->device);
+        RSM_TRY(measure(t, rule));
+        for (int what = 0; what < RSM_TUNABLES; what++) {
+            const trial *x = trial_of(t, what, i);
+            if (is_good(x)) rsm_tuned_set(t->device, x->what, x->variant);
+        }
+        status = measure(t, own);
+        if (is_fatal(status)) return status;
+        if (status != RESMAP_OK) break;
+        right = output_is_right(t);
+        for (int what = 0; what < RSM_TUNABLES; what++) {
+            taken[what].rule[turn] = rule[what];
+            taken[what].own[turn] = own[what];
+            taken[what].count++;
+        }
+    }
+    for (int what = 0; what < RSM_TUNABLES; what++) {
+        trial *x = trial_of(t, what, i);
+        if (!x) continue;
+        /* One of them is to blame, and it is not known which. */
+        if (is_good(x) && status != RESMAP_OK) RSM_TRY(reject(t, x, t->env->error));
+        if (is_good(x) && !right) RSM_TRY(reject(t, x, "the network's result is wrong with it"));
+        if (is_good(x)) note_turns(&taken[what], trial_of(t, what, 0)->result, x->result);
+        RSM_TRY(step(t));
+    }
+    return RESMAP_OK;
+}
+
+static resmap_status try_kernels(tuner *t)
+{
+    size_t most = 0;
+
+    for (int what = 0; what < RSM_TUNABLES; what++)
+        if (what != RSM_TUNE_BANDS && t->number[what] > most) most = t->number[what];
+    for (size_t i = 1; i < most; i++) {
+        for (int what = 0; what < RSM_TUNABLES && !out_of_time(t, i); what++) {
+            trial *x = what == RSM_TUNE_BANDS ? NULL : trial_of(t, what, i);
+            if (!x) continue;
+            RSM_TRY(step(t));
+            RSM_TRY(check(t, x));
+        }
+        if (out_of_time(t, i)) break;
+        RSM_TRY(measure_variants(t, i));
+    }
+    return RESMAP_OK;
+}
+
+/* Takes each operation's best, where it is enough better. */
+static void choose(tuner *t, int what)
+{
+    const rsm_variant *best = NULL;
+    double speedup = t->effort->least_speedup;
+
+    for (size_t i = 1; i < t->number[what]; i++) {
+        const trial *x = trial_of(t, what, i);
+        if (x->result->problem || x->result->speedup < speedup) continue;
+        best = x->variant;
+        speedup = x->result->speedup;
+    }
+    rsm_tuned_set(t->device, (rsm_tunable)what, best);
+}
+
+/* One run with new bands. */
+static resmap_status run_with_bands(tuner *t, const rsm_variant *variant, double *seconds)
+{
+    rsm_bench *b = &t->bench;
+
+    rsm_plan_free(b->plan);
+    b->plan = NULL;
+    rsm_tuned_set(t->device, RSM_TUNE_BANDS, variant);
+    RSM_TRY(rsm_plan_create(t->net, b->height, b->width, &b->plan));
+    return rsm_bench_run(b, seconds);
+}
+
+static resmap_status try_bands(tuner *t)
+{
+    double seconds;
+
+    for (size_t i = 1; i < t->number[RSM_TUNE_BANDS] && !out_of_time(t, i); i++) {
+        trial *rule = trial_of(t, RSM_TUNE_BANDS, 0), *x = trial_of(t, RSM_TUNE_BANDS, i);
+        turns taken = {{0}, {0}, 0};
+        while (!x->result->problem && taken.count < t->effort->turns) {
+            resmap_status status;
+            RSM_TRY(run_with_bands(t, NULL, &taken.rule[taken.count]));
+            status = run_with_bands(t, x->variant, &taken.own[taken.count]);
+            if (is_fatal(status)) return status;
+            if (status != RESMAP_OK) RSM_TRY(reject(t, x, t->env->error));
+            else if (!output_is_right(t)) RSM_TRY(reject(t, x, "the network's result is wrong with it"));
+            taken.count++;
+        }
+        if (!x->result->problem) note_turns(&taken, rule->result, x->result);
+        RSM_TRY(step(t));
+    }
+    /* The last one may have failed. */
+    return t->bench.plan ? RESMAP_OK : run_with_bands(t, NULL, &seconds);
+}
+
+/* The winners together against the rules; where they are no gain the rules stay. */
+static resmap_status compare_all(tuner *t)
+{
+    const rsm_variant *winners[RSM_TUNABLES];
+    turns taken = {{0}, {0}, 0};
+    int some = 0;
+
+    for (int i = 0; i < RSM_TUNABLES; i++) {
+        winners[i] = rsm_tuned(t->device, (rsm_tunable)i);
+        some |= winners[i] != NULL;
+    }
+    for (; taken.count < t->effort->turns; taken.count++) {
+        take_rules(t->device);
+        RSM_TRY(run_with_bands(t, NULL, &taken.rule[taken.count]));
+        for (int i = 0; i < RSM_TUNABLES; i++) rsm_tuned_set(t->device, (rsm_tunable)i, winners[i]);
+        if (some) RSM_TRY(run_with_bands(t, winners[RSM_TUNE_BANDS], &taken.own[taken.count]));
+    }
+    t->result->seconds_default = t->result->seconds_tuned = least(taken.rule, taken.count);
+    t->result->speedup = 1;
+    if (some && speedup_of(&taken) > 1 && output_is_right(t)) {
+        t->result->seconds_tuned = least(taken.own, taken.count);
+        t->result->speedup = speedup_of(&taken);
+    } else if (some) {
+        rsm_log(t->env, RESMAP_LOG_INFO, "tuning: the winners together are no gain, and not taken");
+        take_rules(t->device);
+    }
+    return RESMAP_OK;
+}
+
+static resmap_status find_winners(tuner *t, size_t height, size_t width)
+{
+    double seconds[RSM_TUNABLES + 1], once;
+    size_t pixels;
+
+    RSM_TRY(rsm_progress(t->env, "tuning", 0, 0));
+    RSM_TRY(rsm_device_open(t->env, "reference", &t->reference));
+    RSM_TRY(rsm_bench_create(t->net, (height + 1) / 2, (width + 1) / 2, &t->bench));
+    RSM_TRY(rsm_bench_run(&t->bench, &once));    /* builds the kernels */
+    RSM_TRY(rsm_bench_run(&t->bench, &once));
+    t->halved = 4 * once > t->effort->run;
+    if (!t->halved) {
+        rsm_bench_clear(&t->bench);
+        RSM_TRY(rsm_bench_create(t->net, height, width, &t->bench));
+        RSM_TRY(rsm_bench_run(&t->bench, &once));
+    }
+    t->result->height = t->bench.height;
+    t->result->width = t->bench.width;
+    pixels = t->bench.height * t->bench.width;
+    t->expected = malloc(rsm_bytes(pixels, sizeof *t->expected));
+    if (!t->expected) return rsm_no_memory(t->env, pixels * sizeof *t->expected);
+    memcpy(t->expected, t->bench.output, pixels * sizeof *t->expected);
+    RSM_TRY(measure(t, seconds));
+    RSM_TRY(list_trials(t, seconds));
+    t->begun = rsm_seconds();
+    RSM_TRY(try_bands(t));
+    RSM_TRY(try_kernels(t));
+    for (int i = 0; i < RSM_TUNABLES; i++) choose(t, i);
+    RSM_TRY(compare_all(t));
+    for (size_t i = 0; i < t->count; i++)
+        t->trials[i].result->chosen = rsm_tuned(t->device, t->trials[i].what) == t->trials[i].variant;
+    return RESMAP_OK;
+}
+
+/* ---- The file ---- */
+
+static resmap_status keep(const tuner *t, rsm_tuning_file *file)
+{
+    rsm_tuning_failure *failures = calloc(t->count + 1, sizeof *failures);
+    resmap_tuning *result = t->result;
+    size_t count = 0;
+    char date[32] = "", made[256];
+    time_t now = time(NULL);
+    struct tm utc;
+    resmap_status status;
+
+    if (!failures) return rsm_no_memory(t->env, t->count * sizeof *failures);
+    for (size_t i = 0; i < t->count; i++) {
+        const trial *x = &t->trials[i];
+        if (x->result->problem)
+            failures[count++] = (rsm_tuning_failure){x->what, x->variant, x->result->problem};
+    }
+    if (gmtime_r(&now, &utc)) strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC, ", &utc);
+    snprintf(made, sizeof made, "%s%s, %s at %zu x %zu, %.2f times as fast as by rule", date, t->effort->name,
+             rsm_network_model(t->net)->name, result->height, result->width,
+             result->speedup);
+    status = rsm_tuning_keep(file, made, failures, count);
+    free(failures);
+    return status;
+}
+
+resmap_status rsm_tune(rsm_network *net, const resmap_tune_options *options, const char *cache_folder,
+                       resmap_tuning *result)
+{
+    tuner t = {.net = net, .effort = options->quick ? &quick : &full, .result = result};
+    double start = rsm_seconds();
+    const rsm_variant *before[RSM_TUNABLES];
+    rsm_tuning_file *file = NULL;
+    resmap_status status;
+
+    t.device = rsm_network_device(net);
+    t.env = rsm_device_env(t.device);
+    for (int i = 0; i < RSM_TUNABLES; i++) before[i] = rsm_tuned(t.device, (rsm_tunable)i);
+    take_rules(t.device);
+    RSM_CHECK(rsm_tuning_begin(t.device, &file));
+    result->quick = options->quick;
+    result->path = rsm_strdup(rsm_tuning_path(t.device));
+    if (!result->path) RSM_CHECK(rsm_no_memory(t.env, strlen(rsm_tuning_path(t.device))));
+    RSM_CHECK(find_winners(&t, options->height, options->width));
+    /* Last, since it remembers what passed. */
+    RSM_CHECK(rsm_self_check_once(net, cache_folder));
+    RSM_CHECK(keep(&t, file));
+    result->seconds = rsm_seconds() - start;
+done:
+    if (status != RESMAP_OK)
+        for (int i = 0; i < RSM_TUNABLES; i++) rsm_tuned_set(t.device, (rsm_tunable)i, before[i]);
+    rsm_tuning_end(file);
+    rsm_bench_clear(&t.bench);
+    rsm_device_close(t.reference);
+    free(t.expected);
+    free(t.trials);
+    return status;
+}
+
+resmap_status rsm_tune_once(rsm_network *net, const char *cache_folder)
+{
+    rsm_device *device = rsm_network_device(net);
+    rsm_env *env = rsm_device_env(device);
+    const resmap_tune_options options = {256, 256, 1};
+    resmap_tuning *result;
+    resmap_status status;
+
+    if (!rsm_tuning_missing(device)) return RESMAP_OK;
+    /* Another part of the device may have been tuned since this one was opened. */
+    if (access(rsm_tuning_path(device), F_OK) == 0 && strncmp(rsm_tuning_state(device), "none", 4) == 0)
+        RSM_TRY(rsm_tuning_load(device));
+    if (!rsm_tuning_missing(device)) return RESMAP_OK;
+    result = calloc(1, sizeof *result);
+    if (!result) return rsm_no_memory(env, sizeof *result);
+    status = rsm_tune(net, &options, cache_folder, result);
+    if (status == RESMAP_OK)
+        rsm_log(env, RESMAP_LOG_INFO, "tuned %s in %.1f s: %.2f times as fast as by rule",
+                rsm_device_info(device)->name, result->seconds, result->speedup);
+    else if (status != RESMAP_CANCELLED)
+        rsm_log(env, RESMAP_LOG_INFO, "not tuned: %s", env->error);
+    resmap_tuning_free(result);
+    return status == RESMAP_CANCELLED ? status : RESMAP_OK;
+}
+
+/* ---- JSON ---- */
+
+/* A number measured, or null. */
+static json_t *measured(double value)
+{
+    return value > 0 ? rsm_json_number(value) : json_null();
+}
+
+static json_t *trial_json(const resmap_trial *x)
+{
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:b, s:o}", "operation", x->operation, "variant", x->variant,
+                     "error", rsm_json_number(x->error), "seconds", measured(x->seconds), "speedup",
+                     measured(x->speedup), "chosen", x->chosen, "problem", rsm_json_string(x->problem));
+}
+
+resmap_status rsm_tuning_text(rsm_env *env, const resmap_tuning *t, char **text)
+{
+    json_t *trials = json_array(), *root;
+    int failed = 0;
+
+    for (size_t i = 0; i < t->trial_count; i++)
+        failed |= json_array_append_new(trials, trial_json(&t->trials[i]));
+    root = json_pack("{s:s, s:o, s:{s:o, s:o, s:o}, s:o, s:I, s:I, s:b, s:o, s:o, s:o, s:o, s:o}", "resmap",
+                     resmap_version(), "model", rsm_json_string(t->model_name), "device", "name",
+                     rsm_json_string(t->device_name), "platform", rsm_json_string(t->device_platform),
+                     "driver", rsm_json_string(t->device_driver), "path", rsm_json_string(t->path), "height",
+                     (json_int_t)t->height, "width", (json_int_t)t->width, "quick", t->quick, "seconds",
+                     rsm_json_number(t->seconds), "seconds_default", rsm_json_number(t->seconds_default),
+                     "seconds_tuned", rsm_json_number(t->seconds_tuned), "speedup",
+                     rsm_json_number(t->speedup), "trials", trials);
+    if (failed) {
+        json_decref(root);
+        root = NULL;
+    }
+    return rsm_json_text(env, root, text);
+}
