@@ -386,9 +386,9 @@ START_TEST(winners_are_used)
     options = device->cpu ? "-DWIDTH=4 -DROWS=4" : "-DGROUP=8";
     ck_assert(load_with(device, text, "use gemm-middle default",
                         device->cpu ? "use gemm-middle vector-4x4" : "use gemm-middle group-8"));
-    OK(rsm_check_operation(device, reference, RSM_TUNE_GEMM_SHALLOW, &error));
+    OK(rsm_check_operation(device, reference, RSM_TUNE_GEMM_SHALLOW, 0, &error));
     ck_assert(!built(device, options));
-    OK(rsm_check_operation(device, reference, RSM_TUNE_GEMM_MIDDLE, &error));
+    OK(rsm_check_operation(device, reference, RSM_TUNE_GEMM_MIDDLE, 1, &error));
     ck_assert(built(device, options));
     ck_assert_double_le(error, 1e-5);
     free(text);
@@ -410,7 +410,7 @@ START_TEST(every_variant)
             double error = -1;
             if (k > 0 && !rsm_variant_suits(device, &variants[k - 1])) continue;
             rsm_tuned_set(device, (rsm_tunable)i, k > 0 ? &variants[k - 1] : NULL);
-            OK(rsm_check_operation(device, reference, (rsm_tunable)i, &error));
+            OK(rsm_check_operation(device, reference, (rsm_tunable)i, k % 2 != 0, &error));
             ck_assert_msg(error >= 0 && error <= 1e-5, "%s %s: error %g", rsm_tunable_name((rsm_tunable)i),
                           k > 0 ? variants[k - 1].name : "default", error);
         }
@@ -454,10 +454,12 @@ START_TEST(a_spoiled_variant_never_wins)
     for (size_t i = 0; i < tuning->trial_count; i++) {
         const resmap_trial *x = &tuning->trials[i];
         if (strncmp(x->operation, "gemm-", 5) != 0 || strcmp(x->variant, name) != 0) continue;
-        tried++;
         ck_assert(!x->chosen);
-        ck_assert_msg(x->problem && strstr(x->problem, cases[_i].problem), "%s: %s", x->operation,
-                      x->problem ? x->problem : "no problem");
+        ck_assert(!(x->speedup > 0));
+        /* As a second variant of its operation it may have come too late to be tried. */
+        if (!x->problem) continue;
+        tried++;
+        ck_assert_msg(strstr(x->problem, cases[_i].problem), "%s: %s", x->operation, x->problem);
     }
     ck_assert_int_gt(tried, 0);
     if (cases[_i].fault == IDLE || cases[_i].fault == IDLE_WHEN_LARGE) ck_assert_uint_gt(idled, 0);

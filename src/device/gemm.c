@@ -144,7 +144,7 @@ static resmap_status group_gemm(rsm_device *device, const rsm_variant *variant, 
 
 int rsm_gemm_can_norm(const rsm_device *device, size_t m, size_t k)
 {
-    return !device->reference && k <= DEPTH && choose(device, m, k, 0).values[0] == RSM_GEMM_VECTOR;
+    return !device->reference && k <= DEPTH && choose(device, rsm_gemm_tunable(m, k), 0).values[0] == RSM_GEMM_VECTOR;
 }
 
 static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,

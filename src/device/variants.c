@@ -64,9 +64,10 @@ static const rsm_variant attention[] = {
 /* {MiB of scratch memory that an operation's band of rows may take}. */
 static const rsm_variant bands[] = {
     {"16-MiB", RSM_ON_CPU | RSM_QUICK, {16}},
-    {"32-MiB", RSM_ON_CPU | RSM_QUICK, {32}},
-    {"64-MiB", RSM_ON_GPU, {64}},
-    {"128-MiB", RSM_ON_CPU | RSM_ON_GPU, {128}},
+    {"4-MiB", RSM_ON_CPU | RSM_QUICK, {4}},
+    {"32-MiB", RSM_ON_CPU, {32}},
+    {"64-MiB", RSM_ON_CPU | RSM_ON_GPU, {64}},
+    {"128-MiB", RSM_ON_GPU, {128}},
     {"512-MiB", RSM_ON_GPU, {512}},
 };
 

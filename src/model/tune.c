@@ -89,7 +89,8 @@ static int tunable_of(const rsm_profile_row *row)
                  {"layer_norm", RSM_TUNE_LAYER_NORM},       {"attention_partial", RSM_TUNE_ATTENTION},
                  {"attention_total", RSM_TUNE_ATTENTION},   {"attention_softmax", RSM_TUNE_ATTENTION}};
 
-    if (strcmp(row->name, "gemm") == 0) return rsm_gemm_tunable(row->rows, row->columns);
+    if (strcmp(row->name, "gemm") == 0 || strcmp(row->name, "gemm_norm") == 0)
+        return rsm_gemm_tunable(row->rows, row->columns);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(row->name, names[i].name) == 0) return names[i].what;
     return RSM_TUNABLES;
@@ -229,7 +230,8 @@ static resmap_status check(tuner *t, trial *x)
     resmap_status status;
 
     rsm_tuned_set(t->device, x->what, x->variant);
-    status = rsm_check_operation(t->device, t->reference, x->what, &error);
+    status = rsm_check_operation(t->device, t->reference, x->what,
+                                 rsm_network_model(t->net)->config.norm_with_bias, &error);
     if (is_fatal(status)) return status;
     if (status != RESMAP_OK) return reject(t, x, t->env->error);
     /* CLBlast, where it fails, is put aside for good. */

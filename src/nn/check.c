@@ -7,7 +7,8 @@
 
 /* Sizes of the tasks: nothing is a multiple of a vector, a tile or a work-group; loops run more than once. */
 enum {
-    COLUMNS = 1003,
+    COLUMNS = 403,
+    MOST_NORM = 301,
     CHANNELS = 5, ROWS = 37, WIDTH = 93,
     NORM_CHANNELS = 37,
     HEADS = 2, HEAD = 23, PIXELS = 2777
@@ -23,7 +24,7 @@ typedef struct counts {
 static void product_of(rsm_tunable what, size_t *m, size_t *k)
 {
     *m = what == RSM_TUNE_GEMM_FEW ? 3 : 101;
-    *k = what == RSM_TUNE_GEMM_SHALLOW ? 47 : what == RSM_TUNE_GEMM_DEEP ? 517 : 211;
+    *k = what == RSM_TUNE_GEMM_SHALLOW ? 47 : what == RSM_TUNE_GEMM_DEEP ? 1037 : 211;
 }
 
 static counts counts_of(rsm_tunable what)
@@ -34,13 +35,13 @@ static counts counts_of(rsm_tunable what)
     case RSM_TUNE_GEMM_FEW:
     case RSM_TUNE_GEMM_SHALLOW:
     case RSM_TUNE_GEMM_MIDDLE:
-    case RSM_TUNE_GEMM_DEEP:
+    case RSM_TUNE_GEMM_DEEP:     /* a plain product, then one of a layer norm */
         product_of(what, &m, &k);
-        return (counts){k * COLUMNS, m * k, m * COLUMNS, 0, 0};
+        return (counts){k * COLUMNS, m * k + 2 * k, 2 * m * COLUMNS, k * COLUMNS, m * COLUMNS};
     case RSM_TUNE_DEPTHWISE: return (counts){CHANNELS * input, 9 * CHANNELS, CHANNELS * output, 0, 0};
     case RSM_TUNE_GATE: return (counts){2 * CHANNELS * input, 2 * 9 * CHANNELS, CHANNELS * output, 0, 0};
-    case RSM_TUNE_LAYER_NORM:    /* BiasFree, then WithBias */
-        return (counts){NORM_CHANNELS * COLUMNS, 2 * NORM_CHANNELS, 2 * NORM_CHANNELS * COLUMNS, 0, 0};
+    case RSM_TUNE_LAYER_NORM:
+        return (counts){NORM_CHANNELS * COLUMNS, 2 * NORM_CHANNELS, NORM_CHANNELS * COLUMNS, 0, 0};
     case RSM_TUNE_ATTENTION:     /* the sums, then the matrix */
         n = HEADS * HEAD;
         sums = rsm_attention_sums_count(n, HEADS);
@@ -52,12 +53,12 @@ static counts counts_of(rsm_tunable what)
     return (counts){0, 0, 0, 0, 0};
 }
 
-static resmap_status run(rsm_device *device, rsm_tunable what, rsm_buffer *x, rsm_buffer *w, rsm_buffer *y,
-                         rsm_buffer *scratch)
+static resmap_status run(rsm_device *device, rsm_tunable what, int with_bias, rsm_buffer *x, rsm_buffer *w,
+                         rsm_buffer *y, rsm_buffer *scratch)
 {
     const rsm_map input = {x, 0, (ROWS + 2) * WIDTH, RSM_FP32}, output = {y, 0, ROWS * WIDTH, RSM_FP32};
     const rsm_map in = {x, 0, COLUMNS, RSM_FP32}, out = {y, 0, COLUMNS, RSM_FP32};
-    const rsm_map second_out = {y, NORM_CHANNELS * COLUMNS, COLUMNS, RSM_FP32};
+    const rsm_map normal = {scratch, 0, COLUMNS, RSM_FP32};
     const rsm_map q = {x, 0, PIXELS, RSM_FP32}, k_map = {x, HEADS * HEAD * PIXELS, PIXELS, RSM_FP32};
     const rsm_vector weight = {w, 0}, none = {NULL, 0};
     size_t m, k, n = HEADS * HEAD, sums = rsm_attention_sums_count(n, HEADS);
@@ -70,13 +71,14 @@ static resmap_status run(rsm_device *device, rsm_tunable what, rsm_buffer *x, rs
         product_of(what, &m, &k);
         for (int accumulate = 0; accumulate < 2; accumulate++)
             RSM_TRY(rsm_conv1x1(device, weight, k, in, out, k, m, COLUMNS, accumulate));
-        return RESMAP_OK;
+        return rsm_norm_conv1x1(device, (rsm_vector){w, m * k}, with_bias ? (rsm_vector){w, m * k + k} : none,
+                                weight, in, normal, (rsm_map){y, m * COLUMNS, COLUMNS, RSM_FP32},
+                                k < MOST_NORM ? k : MOST_NORM, m, COLUMNS);
     case RSM_TUNE_DEPTHWISE: return rsm_depthwise3x3(device, input, weight, output, CHANNELS, ROWS, WIDTH);
     case RSM_TUNE_GATE: return rsm_depthwise3x3_gate(device, input, weight, output, CHANNELS, ROWS, WIDTH);
     case RSM_TUNE_LAYER_NORM:
-        RSM_TRY(rsm_layer_norm(device, in, weight, none, out, NORM_CHANNELS, COLUMNS));
-        return rsm_layer_norm(device, in, weight, (rsm_vector){w, NORM_CHANNELS}, second_out, NORM_CHANNELS,
-                              COLUMNS);
+        return rsm_layer_norm(device, in, weight, with_bias ? (rsm_vector){w, NORM_CHANNELS} : none, out,
+                              NORM_CHANNELS, COLUMNS);
     case RSM_TUNE_ATTENTION:
         RSM_TRY(rsm_attention_sums(device, q, k_map, n, HEADS, PIXELS, (rsm_vector){y, 0},
                                    (rsm_vector){scratch, n * HEAD}, 0));
@@ -89,8 +91,8 @@ static resmap_status run(rsm_device *device, rsm_tunable what, rsm_buffer *x, rs
 }
 
 /* Runs it on fresh buffers; y holds NaN before, the result afterwards. */
-static resmap_status run_on(rsm_device *device, rsm_tunable what, counts c, const float *x, const float *w,
-                            float *y)
+static resmap_status run_on(rsm_device *device, rsm_tunable what, int with_bias, counts c, const float *x,
+                            const float *w, float *y)
 {
     const size_t sizes[4] = {c.x, c.w, c.y, c.scratch};
     rsm_buffer *buffers[4] = {NULL, NULL, NULL, NULL};
@@ -101,7 +103,7 @@ static resmap_status run_on(rsm_device *device, rsm_tunable what, counts c, cons
     RSM_CHECK(rsm_buffer_write(device, buffers[0], 0, x, c.x));
     RSM_CHECK(rsm_buffer_write(device, buffers[1], 0, w, c.w));
     RSM_CHECK(rsm_buffer_write(device, buffers[2], 0, y, c.y));
-    RSM_CHECK(run(device, what, buffers[0], buffers[1], buffers[2], buffers[3]));
+    RSM_CHECK(run(device, what, with_bias, buffers[0], buffers[1], buffers[2], buffers[3]));
     RSM_CHECK(rsm_buffer_read(device, buffers[2], 0, y, c.y));
 done:
     for (int i = 0; i < 4; i++) rsm_buffer_free(buffers[i]);
@@ -133,7 +135,8 @@ double rsm_difference(const float *a, const float *b, size_t count)
     return scale > 0 ? most / scale : most;
 }
 
-resmap_status rsm_check_operation(rsm_device *device, rsm_device *reference, rsm_tunable what, double *error)
+resmap_status rsm_check_operation(rsm_device *device, rsm_device *reference, rsm_tunable what, int with_bias,
+                                  double *error)
 {
     const counts c = counts_of(what);
     float *memory = malloc(rsm_bytes(c.x + c.w + 2 * c.y + 1, sizeof *memory));
@@ -146,8 +149,8 @@ resmap_status rsm_check_operation(rsm_device *device, rsm_device *reference, rsm
     expected = y + c.y;
     fill(x, c.x, 1);
     fill(w, c.w, 2);
-    RSM_CHECK(run_on(device, what, c, x, w, y));
-    RSM_CHECK(run_on(reference, what, c, x, w, expected));
+    RSM_CHECK(run_on(device, what, with_bias, c, x, w, y));
+    RSM_CHECK(run_on(reference, what, with_bias, c, x, w, expected));
     *error = fmax(rsm_difference(y, expected, c.part),
                   rsm_difference(y + c.part, expected + c.part, c.y - c.part));
 done:

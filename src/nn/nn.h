@@ -91,7 +91,8 @@ resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, s
 /* max |a - b| / max |b|; infinite where anything is not finite. */
 double rsm_difference(const float *a, const float *b, size_t count);
 /* Runs a tunable operation (not RSM_TUNE_BANDS, which changes no kernel) on a small task of odd sizes, on the device and on
- * the reference. *error: their difference. */
-resmap_status rsm_check_operation(rsm_device *device, rsm_device *reference, rsm_tunable what, double *error);
+ * the reference. with_bias: layer norms' kind. *error: their difference. */
+resmap_status rsm_check_operation(rsm_device *device, rsm_device *reference, rsm_tunable what, int with_bias,
+                                  double *error);
 
 #endif
