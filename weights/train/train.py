@@ -73,9 +73,13 @@ def with_noise(g, i, sigma, blur, rician=None, others=2):
 
 
 def random_noise():
-    sigma = random.uniform(0.02, 0.08) if random.random() < 0.5 else math.exp(random.uniform(math.log(0.004), math.log(0.15)))
+    """sigma, blur: white noise of middling strength, strong blurred noise (which is easily taken for texture), and anything."""
     u = random.random()
-    return sigma, 0.0 if u < 0.25 else random.uniform(0.2, 0.7) if u < 0.7 else random.uniform(0.2, 1)
+    if u < 0.3:
+        return random.uniform(0.02, 0.08), random.choice((0.0, random.uniform(0.2, 0.5)))
+    if u < 0.65:
+        return random.uniform(0.05, 0.14), random.uniform(0.4, 0.85)
+    return math.exp(random.uniform(math.log(0.004), math.log(0.15))), random.uniform(0, 1)
 
 
 class Pool:
