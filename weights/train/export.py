@@ -37,6 +37,7 @@ def main():
     p.add_argument("--prompts", required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--name", default="resmap-s")
+    p.add_argument("--start", default="random", help="what the run began with, for the training record")
     p.add_argument("--raw", action="store_true", help="the last weights instead of their average")
     a = p.parse_args()
     s = torch.load(a.checkpoint, weights_only=True)
@@ -50,7 +51,8 @@ def main():
     config = dict(json.loads(s["config"]), name=a.name)
     config["training"] = {"data": "train split of the project's data set (see the data sheet %s.md)" % a.name,
                           "steps": s["step"], "minutes": round(s["spent"] / 60, 1), "megapixels": round(s["pixels"] / 1e6),
-                          "loss": "L1 + 0.02..0.04 cross entropy (pairs with and without bias: 0.15..0.2)", "optimizer": "Adam, peak 1e-3, cosine; weights averaged",
+                          "loss": "L1, relative to what the artifact did, + 0.04 cross entropy", "start": a.start,
+                          "optimizer": "Adam, cosine; weights averaged",
                           "precision": "bfloat16 autocast", "parameters": sum(int(v.numel()) for v in s["ema"].values())}
     write_safetensors(a.out, tensors, {"resmap.config": json.dumps(config, sort_keys=True)})
     data = open(a.out, "rb").read()
