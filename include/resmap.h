@@ -348,7 +348,10 @@ typedef struct resmap_tuning {
  * afterwards. Winners that do not make the network faster are not taken. On failure and when cancelled everything stays
  * as it was. RESMAP_BAD_ARGUMENT when several devices are opened; RESMAP_NO_DEVICE when none is, or the reference;
  * RESMAP_IO when the file cannot be kept (no cache folder, not writable, RESMAP_TUNING is "off", RESMAP_GEMM forces
- * kernels) or another process is tuning; RESMAP_SELF_CHECK_FAILED when the network computes wrongly in the end. tuning may be NULL. */
+ * kernels) or another process is tuning; RESMAP_SELF_CHECK_FAILED when the network computes wrongly in the end. tuning
+ * may be NULL.
+ * A full tuning of a device that CLBlast suits tries other parameters of CLBlast, and the process cannot go back to
+ * CLBlast's own: where those won, restorations by this process may differ from later ones in the last digits. */
 RESMAP_API resmap_status resmap_tune(resmap_context *context, resmap_model *model, const resmap_tune_options *options,
                                      resmap_tuning **tuning);
 RESMAP_API void resmap_tuning_free(resmap_tuning *tuning);

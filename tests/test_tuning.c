@@ -406,13 +406,17 @@ START_TEST(every_variant)
     for (int i = 0; i < RSM_TUNABLES; i++) {
         size_t count, most = getenv("RESMAP_TEST_VARIANTS") ? SIZE_MAX : 0;
         const rsm_variant *variants = rsm_variants((rsm_tunable)i, &count);
+        /* CLBlast's parameters, on CPUs too. */
+        const int clblast = i == RSM_TUNE_CLBLAST && most > 0;
+        if (clblast) device->gemm = RSM_GEMM_CLBLAST;
         for (size_t k = 0; i != RSM_TUNE_BANDS && k <= count && k <= most; k++) {
             double error = -1;
-            if (k > 0 && !rsm_variant_suits(device, &variants[k - 1])) continue;
+            if (k > 0 && !clblast && !rsm_variant_suits(device, &variants[k - 1])) continue;
             rsm_tuned_set(device, (rsm_tunable)i, k > 0 ? &variants[k - 1] : NULL);
             OK(rsm_check_operation(device, reference, (rsm_tunable)i, k % 2 != 0, &error));
             ck_assert_msg(error >= 0 && error <= 1e-5, "%s %s: error %g", rsm_tunable_name((rsm_tunable)i),
                           k > 0 ? variants[k - 1].name : "default", error);
+            ck_assert_ptr_eq(rsm_tuned(device, (rsm_tunable)i), k > 0 ? &variants[k - 1] : NULL);
         }
     }
     rsm_device_close(reference);

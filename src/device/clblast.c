@@ -4,11 +4,57 @@
 #include "device/device_private.h"
 
 #include <pthread.h>
+#include <string.h>
 
 #include <clblast_c.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int users;                /* devices with clblast_used */
+
+/* Parameters that tuning may put in the place of CLBlast's own for a device: whether products go straight to the
+ * kernel XgemmDirect, or by way of copies to Xgemm, and the kernel's. Each set is complete, so that it does not
+ * matter which ones were there before; there is no way back to CLBlast's own. */
+typedef struct parameters {
+    const char *kernel;
+    size_t count;
+    const char *names[16];
+    size_t values[16];
+} parameters;
+
+#define DIRECT                                                                                                  \
+    10, {"KWID", "MDIMAD", "MDIMCD", "NDIMBD", "NDIMCD", "PADA", "PADB", "VWMD", "VWND", "WGD"}
+#define INDIRECT                                                                                                \
+    16, {"GEMMK", "KREG", "KWG", "KWI", "MDIMA", "MDIMC", "MWG", "NDIMB", "NDIMC", "NWG", "SA", "SB", "STRM",   \
+         "STRN", "VWM", "VWN"}
+static const parameters sets[] = {
+    {"XgemmDirect", DIRECT, {2, 8, 8, 8, 8, 1, 1, 2, 2, 16}},
+    {"XgemmDirect", DIRECT, {2, 16, 16, 16, 16, 1, 1, 2, 2, 32}},
+    {"Xgemm", INDIRECT, {0, 1, 16, 2, 8, 8, 64, 8, 8, 64, 1, 1, 0, 0, 4, 4}},
+    {"Xgemm", INDIRECT, {0, 1, 16, 2, 16, 16, 128, 16, 16, 128, 1, 1, 0, 0, 4, 4}},
+};
+static const rsm_variant *applied;               /* to the device below; others have to apply theirs anew */
+static cl_device_id applied_to;
+
+static CLBlastStatusCode apply(rsm_device *device)
+{
+    static const char *threshold_name = "XGEMM_MIN_INDIRECT_SIZE";
+    const rsm_variant *wanted = rsm_tuned(device, RSM_TUNE_CLBLAST);
+    if (!wanted || (wanted == applied && device->id == applied_to)) return CLBlastSuccess;
+    const parameters *set = &sets[wanted->values[0]];
+    /* Products of fewer multiplications than its third power are direct. */
+    const size_t threshold = strcmp(set->kernel, "Xgemm") == 0 ? 1 : 1000000;
+    const char *names[16];
+    for (size_t i = 0; i < set->count; i++) names[i] = set->names[i];
+    CLBlastStatusCode code = CLBlastOverrideParameters(device->id, "GemmRoutine", CLBlastPrecisionSingle, 1,
+                                                       &threshold_name, &threshold);
+    if (code == CLBlastSuccess) {
+        code = CLBlastOverrideParameters(device->id, set->kernel, CLBlastPrecisionSingle, set->count, names,
+                                         set->values);
+    }
+    applied = code == CLBlastSuccess ? wanted : NULL;
+    applied_to = device->id;
+    return code;
+}
 
 int rsm_clblast_version(void)
 {
@@ -37,10 +83,12 @@ resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k,
         device->clblast_used = 1;
         users++;
     }
-    CLBlastStatusCode code = CLBlastSGemmTempBufferSize(CLBlastLayoutRowMajor, CLBlastTransposeNo,
-                                                        CLBlastTransposeNo, m, n, k, a.offset, a.stride,
-                                                        b.offset, b.stride, c.offset, c.stride,
-                                                        &device->queue, &bytes);
+    CLBlastStatusCode code = apply(device);
+    if (code == CLBlastSuccess) {
+        code = CLBlastSGemmTempBufferSize(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, m, n, k,
+                                          a.offset, a.stride, b.offset, b.stride, c.offset, c.stride,
+                                          &device->queue, &bytes);
+    }
     if (code == CLBlastSuccess && bytes > 0) {
         RSM_CHECK(rsm_buffer_create(device, (bytes + sizeof(float) - 1) / sizeof(float), &copies));
     }

@@ -88,6 +88,11 @@ static rsm_variant choose(const rsm_device *device, rsm_tunable what, int own)
     return by_rule(device, what, own);
 }
 
+int rsm_gemm_takes_clblast(const rsm_device *device, rsm_tunable what)
+{
+    return choose(device, what, 0).values[0] == RSM_GEMM_CLBLAST;
+}
+
 int rsm_gemm_is_rule(const rsm_device *device, rsm_tunable what, const rsm_variant *variant)
 {
     const rsm_variant rule = by_rule(device, what, 0);
@@ -179,9 +184,13 @@ static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, r
         if (status != RESMAP_DEVICE_FAILED && status != RESMAP_BUILD_FAILED) return status;
         /* Its kernels do not suit the device, and C is as it was. */
         rsm_log(device->env, RESMAP_LOG_INFO, "%s; our own kernel is taken", device->env->error);
-        rsm_tuned_set(device, tunable, NULL);
-        if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
-        variant = choose(device, tunable, 0);
+        if (rsm_tuned(device, RSM_TUNE_CLBLAST)) {
+            rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
+        } else {
+            rsm_tuned_set(device, tunable, NULL);
+            if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
+        }
+        variant = choose(device, tunable, 1);
     }
     return variant.values[0] == RSM_GEMM_VECTOR ? vector_gemm(device, &variant, m, n, k, a, b, c, accumulate, norm)
                                                 : group_gemm(device, &variant, m, n, k, a, b, c, accumulate);

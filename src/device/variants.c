@@ -71,6 +71,14 @@ static const rsm_variant bands[] = {
     {"512-MiB", RSM_ON_GPU, {512}},
 };
 
+/* {number of the set in clblast.c}. */
+static const rsm_variant clblast[] = {
+    {"direct-16", RSM_ON_GPU, {0}},
+    {"direct-32", RSM_ON_GPU, {1}},
+    {"indirect-64", RSM_ON_GPU, {2}},
+    {"indirect-128", RSM_ON_GPU, {3}},
+};
+
 static const struct {
     const char *name;
     const rsm_variant *variants;
@@ -85,6 +93,7 @@ static const struct {
     [RSM_TUNE_LAYER_NORM] = {"layer-norm", layer_norm, COUNT(layer_norm)},
     [RSM_TUNE_ATTENTION] = {"attention", attention, COUNT(attention)},
     [RSM_TUNE_BANDS] = {"bands", bands, COUNT(bands)},
+    [RSM_TUNE_CLBLAST] = {"clblast", clblast, COUNT(clblast)},
 };
 
 const char *rsm_tunable_name(rsm_tunable what)

@@ -200,8 +200,8 @@ static resmap_status list_trials(tuner *t, const double seconds[RSM_TUNABLES + 1
     for (int i = 0; i < RSM_TUNABLES; i++) {
         size_t count;
         const rsm_variant *variants = rsm_variants((rsm_tunable)i, &count);
-        /* Bands are all of the network, and take no kernel. */
-        if (i != RSM_TUNE_BANDS && seconds[i] < t->effort->least_share * all) continue;
+        /* Bands and CLBlast's parameters have no time of their own. */
+        if (i < RSM_TUNE_BANDS && seconds[i] < t->effort->least_share * all) continue;
         for (size_t k = 0; k < count; k++) {
             if (!is_candidate(t, (rsm_tunable)i, &variants[k])) continue;
             if (t->number[i] == 0) add_trial(t, (rsm_tunable)i, NULL);
@@ -297,10 +297,10 @@ static resmap_status try_kernels(tuner *t)
     size_t most = 0;
 
     for (int what = 0; what < RSM_TUNABLES; what++)
-        if (what != RSM_TUNE_BANDS && t->number[what] > most) most = t->number[what];
+        if (what < RSM_TUNE_BANDS && t->number[what] > most) most = t->number[what];
     for (size_t i = 1; i < most; i++) {
         for (int what = 0; what < RSM_TUNABLES && !out_of_time(t, i); what++) {
-            trial *x = what == RSM_TUNE_BANDS ? NULL : trial_of(t, what, i);
+            trial *x = what < RSM_TUNE_BANDS ? trial_of(t, what, i) : NULL;
             if (!x) continue;
             RSM_TRY(step(t));
             RSM_TRY(check(t, x));
@@ -361,6 +361,55 @@ static resmap_status try_bands(tuner *t)
     return t->bench.plan ? RESMAP_OK : run_with_bands(t, NULL, &seconds);
 }
 
+static int some_take_clblast(const tuner *t)
+{
+    int some = 0;
+
+    for (int what = 0; what <= RSM_TUNE_GEMM_DEEP; what++) some |= rsm_gemm_takes_clblast(t->device, (rsm_tunable)what);
+    return some;
+}
+
+/* Least seconds of all products. */
+static resmap_status measure_products(const tuner *t, double *least_seconds)
+{
+    double seconds[RSM_TUNABLES + 1];
+
+    *least_seconds = INFINITY;
+    for (int turn = 0; turn < t->effort->turns; turn++) {
+        double sum = 0;
+        RSM_TRY(measure(t, seconds));
+        for (int what = 0; what <= RSM_TUNE_GEMM_DEEP; what++) sum += seconds[what];
+        *least_seconds = fmin(*least_seconds, sum);
+    }
+    return RESMAP_OK;
+}
+
+/* CLBlast's parameters, where it won products. Last of all, and not in turns: there is no way back to its own. */
+static resmap_status try_clblast(tuner *t)
+{
+    double rule;
+
+    if (t->number[RSM_TUNE_CLBLAST] == 0 || !some_take_clblast(t)) return RESMAP_OK;
+    RSM_TRY(measure_products(t, &rule));
+    trial_of(t, RSM_TUNE_CLBLAST, 0)->result->seconds = rule;
+    trial_of(t, RSM_TUNE_CLBLAST, 0)->result->speedup = 1;
+    for (size_t i = 1; i < t->number[RSM_TUNE_CLBLAST]; i++) {
+        trial *x = trial_of(t, RSM_TUNE_CLBLAST, i);
+        resmap_status status = RESMAP_OK;
+        RSM_TRY(step(t));
+        RSM_TRY(check(t, x));
+        if (is_good(x)) status = measure_products(t, &x->result->seconds);
+        if (is_fatal(status)) return status;
+        if (status != RESMAP_OK) RSM_TRY(reject(t, x, t->env->error));
+        else if (is_good(x) && rsm_tuned(t->device, x->what) != x->variant) RSM_TRY(reject(t, x, "fails here"));
+        else if (is_good(x) && !output_is_right(t)) RSM_TRY(reject(t, x, "the network's result is wrong with it"));
+        if (is_good(x)) x->result->speedup = rule / x->result->seconds;
+        RSM_TRY(step(t));
+    }
+    choose(t, RSM_TUNE_CLBLAST);
+    return RESMAP_OK;
+}
+
 /* The winners together against the rules; where they are no gain the rules stay. */
 static resmap_status compare_all(tuner *t)
 {
@@ -417,8 +466,9 @@ static resmap_status find_winners(tuner *t, size_t height, size_t width)
     t->begun = rsm_seconds();
     RSM_TRY(try_bands(t));
     RSM_TRY(try_kernels(t));
-    for (int i = 0; i < RSM_TUNABLES; i++) choose(t, i);
+    for (int i = 0; i <= RSM_TUNE_BANDS; i++) choose(t, i);
     RSM_TRY(compare_all(t));
+    RSM_TRY(try_clblast(t));
     for (size_t i = 0; i < t->count; i++)
         t->trials[i].result->chosen = rsm_tuned(t->device, t->trials[i].what) == t->trials[i].variant;
     return RESMAP_OK;

@@ -35,7 +35,8 @@ static counts counts_of(rsm_tunable what)
     case RSM_TUNE_GEMM_FEW:
     case RSM_TUNE_GEMM_SHALLOW:
     case RSM_TUNE_GEMM_MIDDLE:
-    case RSM_TUNE_GEMM_DEEP:     /* a plain product, then one of a layer norm */
+    case RSM_TUNE_GEMM_DEEP:
+    case RSM_TUNE_CLBLAST:       /* a plain product, then one of a layer norm */
         product_of(what, &m, &k);
         return (counts){k * COLUMNS, m * k + 2 * k, 2 * m * COLUMNS, k * COLUMNS, m * COLUMNS};
     case RSM_TUNE_DEPTHWISE: return (counts){CHANNELS * input, 9 * CHANNELS, CHANNELS * output, 0, 0};
@@ -68,6 +69,7 @@ static resmap_status run(rsm_device *device, rsm_tunable what, int with_bias, rs
     case RSM_TUNE_GEMM_SHALLOW:
     case RSM_TUNE_GEMM_MIDDLE:
     case RSM_TUNE_GEMM_DEEP:
+    case RSM_TUNE_CLBLAST:
         product_of(what, &m, &k);
         for (int accumulate = 0; accumulate < 2; accumulate++)
             RSM_TRY(rsm_conv1x1(device, weight, k, in, out, k, m, COLUMNS, accumulate));
