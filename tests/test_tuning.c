@@ -417,7 +417,9 @@ START_TEST(every_variant)
             ck_assert_msg(error >= 0 && error <= 1e-5, "%s %s: error %g", rsm_tunable_name((rsm_tunable)i),
                           k > 0 ? variants[k - 1].name : "default", error);
             ck_assert_ptr_eq(rsm_tuned(device, (rsm_tunable)i), k > 0 ? &variants[k - 1] : NULL);
+            if (clblast) ck_assert_int_eq(device->gemm, RSM_GEMM_CLBLAST);
         }
+        rsm_tuned_set(device, (rsm_tunable)i, NULL);
     }
     rsm_device_close(reference);
     rsm_device_close(device);
