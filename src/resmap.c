@@ -276,8 +276,9 @@ static resmap_status use_networks(resmap_context *context, const resmap_model *m
         rsm_device *device = rsm_network_device(context->networks[i]);
         resmap_status status = RESMAP_OK;
         if (!rsm_device_is_reference(device)) {
-            RSM_TRY(rsm_tune_once(context->networks[i], resmap_cache_folder(context)));
-            status = rsm_self_check_once(context->networks[i], resmap_cache_folder(context));
+            status = rsm_tune_once(context->networks[i], resmap_cache_folder(context));
+            if (status == RESMAP_OK)
+                status = rsm_self_check_once(context->networks[i], resmap_cache_folder(context));
         }
         if (status == RESMAP_OK) {
             i++;
