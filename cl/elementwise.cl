@@ -34,7 +34,6 @@ __kernel void add(__global const float *x, const int x_offset, const int x_plane
     }
 }
 
-
 __kernel void copy(__global const X_TYPE *x, const int x_offset, const int x_plane, __global Y_TYPE *y,
                    const int y_offset, const int y_plane, const int count, const int run)
 {

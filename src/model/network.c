@@ -359,13 +359,17 @@ static size_t scratch_need(rsm_storage storage, operation what, size_t a, size_t
     return 0;
 }
 
-/* The most rows of a map (an even number, or all of them) whose scratch stays within `limit` elements, at least 2. */
+/* Rows of a map (an even number, or all of them) whose scratch stays within `limit` elements, at least 2: as few bands as that
+ * allows, as equal as they can be. */
 static size_t band_rows(rsm_storage storage, operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
 {
-    size_t rows = height;
+    size_t rows = height, bands;
 
-    while (rows > 2 && scratch_need(storage, what, a, b, width, rows) > limit) rows = ((rows + 1) / 2 + 1) & ~(size_t)1;
-    return rows;
+    if (scratch_need(storage, what, a, b, width, rows) <= limit) return rows;
+    for (rows &= ~(size_t)1; rows > 2 && scratch_need(storage, what, a, b, width, rows) > limit; rows -= 2) continue;
+    if (rows < 2) return height;
+    bands = (height + rows - 1) / rows;
+    return ((height + bands - 1) / bands + 1) & ~(size_t)1;
 }
 
 static size_t maximum(size_t a, size_t b)
@@ -482,15 +486,18 @@ static resmap_status touch(rsm_plan *plan)
 resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm_plan **result)
 {
     /* Enough work in each launch, and few rows copied from band to band; on CPUs what the caches hold from one
-     * operation to the next counts for more. */
+     * operation to the next counts for more, but bands of fewer than eight rows would be copied as often as
+     * computed. */
     size_t preferred = (rsm_device_is_cpu(net->device) ? (size_t)2 : (size_t)64) << 20;
     const rsm_variant *tuned = rsm_tuned(net->device, RSM_TUNE_BANDS);
+    const block *widest = net->refinement.blocks;
     size_t scratch, smaller;
     rsm_plan *plan = calloc(1, sizeof *plan);
     resmap_status status;
 
     if (plan == NULL) return rsm_no_memory(net->env, sizeof *plan);
     if (tuned != NULL) preferred = ((size_t)tuned->values[0] << 20) / sizeof(float);
+    preferred = maximum(preferred, scratch_need(RSM_FP32, FEED_FORWARD, widest->channels, widest->hidden, width, 8));
     plan->net = net;
     plan->device = net->device;
     plan->env = net->env;
