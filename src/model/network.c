@@ -342,15 +342,22 @@ static size_t taken(rsm_storage storage, size_t count)
     return storage == RSM_FP16 ? (count + 1) / 2 : count;
 }
 
+/* The plane of a map in scratch: a little more than its elements where these are a multiple of 1024, for channels that lie
+ * so far apart compete for the same few lines of a cache. */
+static size_t spread(size_t count)
+{
+    return count % 1024 == 0 ? count + 32 : count;
+}
+
 /* Scratch (elements of fp32) that `rows` rows of an operation need. a, b: channels and hidden (feed-forward), channels and heads
  * (attention), channels in and out (convolution); a: channels (fusion and reduction). */
 static size_t scratch_need(rsm_storage storage, operation what, size_t a, size_t b, size_t width, size_t rows)
 {
     switch (what) {
     case ATTENTION:              /* normalised and expanded q, k with their halo; q, k; partial sums */
-        return taken(storage, 3 * a * (rows + 2) * width + 2 * a * rows * width) + rsm_attention_scratch(a, b, rows * width);
+        return taken(storage, 3 * a * spread((rows + 2) * width) + 2 * a * spread(rows * width)) + rsm_attention_scratch(a, b, rows * width);
     case FEED_FORWARD:           /* normalised, expanded, gated */
-        return taken(storage, (a + 2 * b) * (rows + 2) * width + b * rows * width);
+        return taken(storage, (a + 2 * b) * spread((rows + 2) * width) + b * spread(rows * width));
     case CONVOLUTION:            /* im2col, and its product in fp32 */
         return taken(storage, 9 * a * rows * width) + b * rows * width;
     case FUSION:                 /* the sum in fp32 */
@@ -617,7 +624,7 @@ static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
 {
     size_t c = b->channels, w = f.width;
     size_t rows = band_rows(plan->net->storage, ATTENTION, c, b->heads, f.height, w, plan->scratch_count);
-    size_t halo_plane = (rows + 2) * w, plane = rows * w;
+    size_t halo_plane = spread((rows + 2) * w), plane = spread(rows * w);
     small_layout small = small_of(c, b->heads);
     rsm_vector sums = {plan->small, small.sums}, matrix = {plan->small, small.matrix}, temporary = {plan->small, small.scratch};
     row_band band = {f.map, f.height, w, 0, 0, 0, scratch_map(plan, 0, halo_plane),
@@ -650,10 +657,10 @@ static resmap_status feed_forward(rsm_plan *plan, const block *b, level_map f)
 {
     size_t c = b->channels, w = f.width;
     size_t rows = band_rows(plan->net->storage, FEED_FORWARD, c, b->hidden, f.height, w, plan->scratch_count);
-    size_t halo_plane = (rows + 2) * w;
+    size_t halo_plane = spread((rows + 2) * w);
     row_band band = {f.map, f.height, w, 0, 0, 0, scratch_map(plan, 0, halo_plane),
                      scratch_map(plan, c * halo_plane, halo_plane)};
-    rsm_map gated = scratch_map(plan, (c + 2 * b->hidden) * halo_plane, rows * w);
+    rsm_map gated = scratch_map(plan, (c + 2 * b->hidden) * halo_plane, spread(rows * w));
 
     for (size_t first = 0; first < f.height; first += rows) {
         band.previous_rows = first == 0 ? 0 : band.rows;
