@@ -144,6 +144,16 @@ START_TEST(lengths)
 }
 END_TEST
 
+/* Every length from 8 to 512 in plain C. */
+START_TEST(reference_lengths)
+{
+    rsm_device *device;
+    OK(open_index(-1, &device));
+    for (size_t n = 8; n <= 512; n++) one(device, n, 1, 1, 1, 0, 1e-7);
+    rsm_device_close(device);
+}
+END_TEST
+
 /* More pencils than are gathered at a time; checked by a signal whose transform is known. */
 START_TEST(many_pencils)
 {
@@ -247,6 +257,7 @@ int main(void)
         tcase_add_loop_test(tcase, many_lengths, i, i + 1);
         tcase_add_loop_test(tcase, on_the_host, i, i + 1);
     }
+    tcase_add_test(tcase, reference_lengths);
     if (count == 0) printf("# no OpenCL device: the reference only\n");
     rsm_device_list_free(list);
     suite_add_tcase(suite, tcase);
