@@ -132,7 +132,7 @@ def accuracy(bench, rows, clean):
         "leaves out the slices that the artifact hardly changed." % FAINT, ""]
     header = ["preset", "class", "volumes", "slices", "slices under %g dB" % FAINT] + ["taken for %s" % c for c in CLASSES]
     body, pooled = [], {}
-    for preset in bench.o.presets + ["clean"]:
+    for preset in bench.o.presets + (["clean"] if clean else []):
         for kind in ("noise", "bias", "motion") if preset != "clean" else ("clean",):
             cases = [c for c, _ in rows.of(preset, (kind,))] if preset != "clean" else clean
             volumes, called, plain = [], [], []
@@ -356,7 +356,7 @@ def save(bench, figure, name):
 def gains_plot(bench, rows, combinations):
     import matplotlib.pyplot as plt
     shown = ("one step", "cascade", "told", "NLM", "N4", "NLM, N4")
-    figure, axes = plt.subplots(len(bench.o.presets), 1, figsize=(10, 2.6 * len(bench.o.presets)), sharex=True,
+    figure, axes = plt.subplots(len(bench.o.presets), 1, figsize=(10, 1 + 2.4 * len(bench.o.presets)), sharex=True,
                                 squeeze=False)
     colours = dict(zip(shown, ("#9ecae1", "#08519c", "#bdbdbd", "#fdae6b", "#a1d99b", "#31a354")))
     for axis, preset in zip(axes[:, 0], bench.o.presets):
@@ -582,7 +582,7 @@ def write(bench, sets, partly, combinations, motion, strengths):
         one_each = {c.scan.contrast: c for c in sets["others"] if c.scan in named and len(c.kinds) == 3}
         pictures["contrasts"] = contrast_picture(bench, list(one_each.values())) + acquired_picture(
             bench, [c for c in sets["clean"] if c.scan in named])
-        pictures["order"] = order_plot(bench, found, strengths)
+        pictures["order"] = order_plot(bench, found, strengths) if found else []
 
     def shown(which):
         return [line for path, text in pictures[which] for line in ("![%s](%s)" % (text, path), "", text + ".", "")]
@@ -595,10 +595,12 @@ def write(bench, sets, partly, combinations, motion, strengths):
     lines += singles(bench, main, sets["clean"]) + ablation(bench, main)
     lines += mixtures(bench, main, combinations) + shown("gains") + shown("mixtures")
     lines += contrasts(bench, main, others, combinations) + shown("contrasts")
-    lines += order_section(bench, found, motion, strengths) + shown("order")
+    if found:
+        lines += order_section(bench, found, motion, strengths) + shown("order")
     if exact.all:
         lines += phantoms(bench, exact, combinations)
-    lines += clean_section(bench, sets["clean"])
+    if sets["clean"]:
+        lines += clean_section(bench, sets["clean"])
     if "moderate" in bench.o.presets:
         lines += by_scan(bench, main, combinations)
     (bench.out / "report.md").write_text("\n".join(lines).rstrip() + "\n")
