@@ -29,7 +29,7 @@ typedef struct worker {
     uint64_t prompt_draw;
     place worst_place;
     uint64_t device_bytes, host_bytes;   /* in encodings kept */
-    double seconds;              /* in the network, transfers included */
+    double seconds;              /* in the network, with its transfers and copies */
 } worker;
 
 typedef struct cascade {
@@ -153,6 +153,15 @@ static resmap_status encode(worker *w, rsm_view *view, const float *slice, float
     return status;
 }
 
+static resmap_status load(worker *w, rsm_view *view, const rsm_encoding *encoding)
+{
+    double start = rsm_seconds();
+    resmap_status status = rsm_view_load(view, encoding);
+
+    w->seconds += rsm_seconds() - start;
+    return status;
+}
+
 static resmap_status decode(worker *w, rsm_view *view, float *output)
 {
     double start = rsm_seconds();
@@ -224,7 +233,7 @@ static resmap_status restore_slice(worker *w, int class_index, const rsm_encodin
         rsm_shrink(w->slice, height, width, w->small, c->shrunken_height, c->shrunken_width);
         encoded = encoded && c->config->classifier_views == 2;
     }
-    if (encoding != NULL && (encoding->device != NULL || encoding->host != NULL)) RSM_TRY(rsm_view_load(view, encoding));
+    if (encoding != NULL && (encoding->device != NULL || encoding->host != NULL)) RSM_TRY(load(w, view, encoding));
     else if (!encoded) RSM_TRY(encode(w, view, small ? w->small : w->slice, NULL));
     if (!small) return decode(w, view, w->result);
     RSM_TRY(decode(w, view, w->small_result));
@@ -291,10 +300,12 @@ static resmap_status keep_encodings(worker *w, size_t s)
 {
     cascade *c = w->cascade;
     rsm_encoding *kept = &c->encodings[2 * s];
+    double start = rsm_seconds();
     resmap_status status = keep_encoding(w, w->full, &kept[0]);
 
     if (status == RESMAP_OK && c->config->classifier_views == 2)
         status = keep_encoding(w, w->shrunken, &kept[1]);
+    w->seconds += rsm_seconds() - start;
     if (status == RESMAP_OK) {
         c->owners[s] = (int)(w - c->workers);
     } else {                     /* the slice may go to another */

@@ -44,15 +44,14 @@ void rsm_shrink(const float *slice, size_t height, size_t width, float *small, s
  * background from the nearest foreground. Not normalised: the field is a ratio. */
 static void smooth_axis(const double *from, double *to, size_t lines, size_t line_stride, size_t length, size_t stride)
 {
-    for (size_t l = 0; l < lines; l++)
-        for (size_t i = 0; i < length; i++) {
-            double sum = 0;
-            for (size_t k = 0; k < length; k++) {
-                double distance = ((double)k - (double)i) / WINDOW;
-                sum += exp(-0.5 * distance * distance) * from[l * line_stride + k * stride];
-            }
-            to[l * line_stride + i * stride] = sum;
+    for (size_t i = 0; i < length; i++) {
+        for (size_t l = 0; l < lines; l++) to[l * line_stride + i * stride] = 0;
+        for (size_t k = 0; k < length; k++) {
+            double distance = ((double)k - (double)i) / WINDOW, weight = exp(-0.5 * distance * distance);
+            for (size_t l = 0; l < lines; l++)
+                to[l * line_stride + i * stride] += weight * from[l * line_stride + k * stride];
         }
+    }
 }
 
 static void smooth(double *image, double *temporary, size_t height, size_t width)
