@@ -6,15 +6,15 @@
  *
  *        N                gemm_vector (CPUs): a work-item computes COLUMNS vectors of WIDTH columns of C for a run
  *      +---+---+---+      of rows. It first copies its columns of B (DEPTH rows at a time) to a dense private
- *    K |   | B |   |      array, which stays in the caches next to the core: the rows of B itself lie so far apart,
- *      +---+---+---+      often by powers of two, that they would push each other out. Then ROWS (2, 4 or 8) rows of C at
- *  +---+---+---+---+      a time are held in registers. NORM 1 or 2: B's columns are layer-normed on the way
- * M| A |   | C |   |      (without and with bias, K numbers each; see layer_norm.cl); DEPTH must be >= K.
- *  +---+---+---+---+
+ *    K |   | B |   |      array, which stays in the caches next to the core: the rows of B itself lie so far
+ *      +---+---+---+      apart, often by powers of two, that they would push each other out. Then ROWS (2, 4
+ *  +---+---+---+---+      or 8) rows of C at a time are held in registers. NORM 1 or 2: B's columns are
+ * M| A |   | C |   |      layer-normed on the way (without and with bias, K numbers each; see layer_norm.cl);
+ *  +---+---+---+---+      DEPTH must be >= K.
  *
  *                         gemm_group (GPUs): a work-group of GROUP x GROUP items computes a square of 4 GROUP x
- *                         4 GROUP of C, 4 x 4 an item, with GROUP columns of A and rows of B at a time in local
- *                         memory. */
+ *                         4 GROUP of C, 4 x 4 neighbours an item, with GROUP columns of A and rows of B at
+ *                         a time in local memory. */
 
 #if !defined(WIDTH) && !defined(GROUP)           /* checkers of this file see both */
 #define WIDTH 16
@@ -63,7 +63,8 @@
 #if NORM
 /* Layer norm of the columns over their `depth` rows. Sums are of distances from row 0, which keeps what a large
  * common level would drown. */
-vec_inline void normalise(VEC *columns, const int depth, __global const float *weight, __global const float *bias)
+vec_inline void normalise(VEC *columns, const int depth, __global const float *weight,
+                          __global const float *bias)
 {
     VEC mean[COLUMNS], squares[COLUMNS];
 #pragma unroll
@@ -104,8 +105,8 @@ vec_inline void normalise(VEC *columns, const int depth, __global const float *w
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void gemm_vector(const int m, const int n, const int k, __global const float *a, const int a_offset,
                  const int a_stride, __global const B_TYPE *b, const int b_offset, const int b_stride,
-                 __global C_TYPE *c, const int c_offset, const int c_stride, const int accumulate, const int rows,
-                 __global const float *weight, const int weight_offset,
+                 __global C_TYPE *c, const int c_offset, const int c_stride, const int accumulate,
+                 const int rows, __global const float *weight, const int weight_offset,
                  __global const float *bias, const int bias_offset)
 {
     VEC columns[DEPTH * COLUMNS];
@@ -195,46 +196,59 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
 #ifdef GROUP
 
 #define SIDE (4 * GROUP)
+#define LOAD4_float(p) vload4(0, (p))
+#define LOAD4_half(p) vload_half4(0, (p))
+#define STORE4_float(v, p) vstore4((v), 0, (p))
+#define STORE4_half(v, p) vstore_half4((v), 0, (p))
+#define LOAD4(type, p) OF_TYPE(LOAD4, type)(p)
+#define STORE4(type, v, p) OF_TYPE(STORE4, type)(v, p)
 
 __kernel __attribute__((reqd_work_group_size(GROUP, GROUP, 1)))
 void gemm_group(const int m, const int n, const int k, __global const float *a, const int a_offset,
                 const int a_stride, __global const B_TYPE *b, const int b_offset, const int b_stride,
                 __global C_TYPE *c, const int c_offset, const int c_stride, const int accumulate)
 {
-    __local float a_tile[GROUP][SIDE + 1];       /* transposed; one more spreads a column over the banks */
-    __local float b_tile[GROUP][SIDE];
+    /* A transposed. An item reads four rows and four columns at once: local memory gives fewer single
+     * numbers than products want. One more spreads a column of A over the banks. */
+    __local float4 a_tile[GROUP][GROUP + 1];
+    __local float4 b_tile[GROUP][GROUP];
     const int x = (int)get_local_id(0), y = (int)get_local_id(1);
     const int column = (int)get_group_id(0) * SIDE, row = (int)get_group_id(1) * SIDE;
-    float sum[4][4];
-    for (int i = 0; i < 4; i++) {
-        for (int j = 0; j < 4; j++) sum[i][j] = 0.0f;
-    }
+    __local float *a_column = (__local float *)a_tile[x], *b_row = (__local float *)b_tile[y];
+    float4 sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 
     for (int k0 = 0; k0 < k; k0 += GROUP) {
         /* Item (x, y) brings 4 elements of A, column k0 + x, and 4 of B, row k0 + y. */
         for (int i = 0; i < 4; i++) {
             const int r = row + y + i * GROUP, q = column + x + i * GROUP;
-            a_tile[x][y + i * GROUP] = r < m && k0 + x < k ? a[a_offset + r * a_stride + k0 + x] : 0.0f;
+            a_column[y + i * GROUP] = r < m && k0 + x < k ? a[a_offset + r * a_stride + k0 + x] : 0.0f;
             __global const B_TYPE *from = b + b_offset + (k0 + y) * b_stride + q;
-            b_tile[y][x + i * GROUP] = q < n && k0 + y < k ? scalar_load(B_TYPE, from) : 0.0f;
+            b_row[x + i * GROUP] = q < n && k0 + y < k ? scalar_load(B_TYPE, from) : 0.0f;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
         for (int p = 0; p < GROUP; p++) {
-            for (int i = 0; i < 4; i++) {
-                const float value = a_tile[p][y + i * GROUP];
-                for (int j = 0; j < 4; j++) sum[i][j] += value * b_tile[p][x + j * GROUP];
-            }
+            const float4 u = a_tile[p][y], v = b_tile[p][x];
+            sum[0] += u.x * v;
+            sum[1] += u.y * v;
+            sum[2] += u.z * v;
+            sum[3] += u.w * v;
         }
         barrier(CLK_LOCAL_MEM_FENCE);
     }
 
+    const int q = column + 4 * x;
     for (int i = 0; i < 4; i++) {
-        for (int j = 0; j < 4; j++) {
-            const int r = row + y + i * GROUP, q = column + x + j * GROUP;
-            if (r < m && q < n) {
-                __global C_TYPE *to = c + c_offset + r * c_stride + q;
-                const float total = accumulate ? scalar_load(C_TYPE, to) + sum[i][j] : sum[i][j];
-                scalar_store(C_TYPE, total, to);
+        const int r = row + 4 * y + i;
+        __global C_TYPE *to = c + c_offset + r * c_stride + q;
+        if (r >= m || q >= n) continue;
+        if (q + 4 <= n) {
+            if (accumulate) sum[i] += LOAD4(C_TYPE, to);
+            STORE4(C_TYPE, sum[i], to);
+        } else {
+            const float values[4] = {sum[i].x, sum[i].y, sum[i].z, sum[i].w};
+            for (int e = 0; e < n - q; e++) {
+                const float total = accumulate ? scalar_load(C_TYPE, to + e) + values[e] : values[e];
+                scalar_store(C_TYPE, total, to + e);
             }
         }
     }
