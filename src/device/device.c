@@ -493,6 +493,11 @@ uint64_t rsm_device_limit(const rsm_device *device)
     return device->limit;
 }
 
+int rsm_device_is_limited(const rsm_device *device)
+{
+    return device->limit != device->default_limit;
+}
+
 uint64_t rsm_device_max_allocation(const rsm_device *device)
 {
     return device->max_allocation;

@@ -76,6 +76,8 @@ void rsm_device_reset_peak(rsm_device *device);
 /* Most bytes that buffers may take together; 0: a share of the device's memory that leaves room for others. */
 void rsm_device_set_limit(rsm_device *device, uint64_t bytes);
 uint64_t rsm_device_limit(const rsm_device *device);
+/* Whether a limit other than that share was set. */
+int rsm_device_is_limited(const rsm_device *device);
 /* Largest single buffer in bytes. */
 uint64_t rsm_device_max_allocation(const rsm_device *device);
 

@@ -542,7 +542,8 @@ resmap_status rsm_tune_once(rsm_network *net, const char *cache_folder)
     resmap_tuning *result;
     resmap_status status;
 
-    if (!rsm_tuning_missing(device)) return RESMAP_OK;
+    /* The file is for every run: what this one is allowed must not be in it. */
+    if (!rsm_tuning_missing(device) || rsm_device_is_limited(device)) return RESMAP_OK;
     /* Another part of the device may have been tuned since this one was opened. */
     if (access(rsm_tuning_path(device), F_OK) == 0 && strncmp(rsm_tuning_state(device), "none", 4) == 0)
         RSM_TRY(rsm_tuning_load(device));
