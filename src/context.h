@@ -18,6 +18,7 @@ struct resmap_context {
     rsm_network **networks;
     size_t network_count;
     const struct resmap_model *network_model;
+    rsm_storage network_storage;
 };
 
 /* The opened device (NULL: none) for what computes on one only; RESMAP_BAD_ARGUMENT, naming `what`, when

@@ -248,35 +248,43 @@ static resmap_status leave_out(resmap_context *context, const rsm_device *device
     return RESMAP_OK;
 }
 
+static rsm_storage storage_of(resmap_precision precision)
+{
+    return precision == RESMAP_PRECISION_FP16 ? RSM_FP16 : RSM_FP32;
+}
+
 /* Puts the model's network on every opened device. */
-static resmap_status load_networks(resmap_context *context, const resmap_model *model)
+static resmap_status load_networks(resmap_context *context, const resmap_model *model, rsm_storage storage)
 {
     size_t count = context->opened_count;
 
     if (count == 0) return rsm_fail(&context->env, RESMAP_NO_DEVICE, "device: none is opened");
-    if (context->network_model == model) return RESMAP_OK;
+    if (context->network_model == model && context->network_storage == storage) return RESMAP_OK;
     drop_networks(context);
     context->networks = calloc(count, sizeof *context->networks);
     if (context->networks == NULL) return rsm_no_memory(&context->env, count * sizeof *context->networks);
     for (size_t i = 0; i < count; i++) {
         rsm_network **network = &context->networks[context->network_count];
-        resmap_status status = rsm_network_create(context->opened[i], model, network);
+        resmap_status status = rsm_network_create(context->opened[i], model, storage, network);
         if (status == RESMAP_OK) context->network_count++;
         else RSM_TRY(leave_out(context, context->opened[i], status, context->network_count + count - 1 - i));
     }
     context->network_model = model;
+    context->network_storage = storage;
     return RESMAP_OK;
 }
 
 /* The same, each tuned and checked once for its device and model. */
-static resmap_status use_networks(resmap_context *context, const resmap_model *model)
+static resmap_status use_networks(resmap_context *context, const resmap_model *model, resmap_precision precision)
 {
-    RSM_TRY(load_networks(context, model));
+    RSM_TRY(load_networks(context, model, storage_of(precision)));
     for (size_t i = 0; i < context->network_count;) {
         rsm_device *device = rsm_network_device(context->networks[i]);
         resmap_status status = RESMAP_OK;
         if (!rsm_device_is_reference(device)) {
-            status = rsm_tune_once(context->networks[i], resmap_cache_folder(context));
+            /* Tuning is for both storages, and measured in one. */
+            if (context->network_storage == RSM_FP32)
+                status = rsm_tune_once(context->networks[i], resmap_cache_folder(context));
             if (status == RESMAP_OK)
                 status = rsm_self_check_once(context->networks[i], resmap_cache_folder(context));
         }
@@ -300,15 +308,6 @@ resmap_status rsm_single_device(resmap_context *context, const char *what, rsm_d
     return RESMAP_OK;
 }
 
-resmap_status resmap_self_check(resmap_context *context, resmap_model *model, double *error)
-{
-    rsm_device *device;
-
-    RSM_TRY(rsm_single_device(context, "a self-check", &device));
-    RSM_TRY(load_networks(context, model));
-    return rsm_self_check(context->networks[0], error);
-}
-
 /* The options and the model that every use of a network takes; sets the memory limit. */
 static resmap_status accept(resmap_context *context, const resmap_model *model, resmap_precision precision,
                             uint64_t memory_mib)
@@ -316,15 +315,26 @@ static resmap_status accept(resmap_context *context, const resmap_model *model, 
     rsm_env *env = &context->env;
 
     if (model->env != env) return rsm_fail(env, RESMAP_BAD_ARGUMENT, "%s: a model of another context", model->name);
-    if (precision == RESMAP_PRECISION_FP16)
-        return rsm_fail(env, RESMAP_BUILD_FAILED, "precision: fp16 storage is not built in this version; use fp32");
-    if (precision != RESMAP_PRECISION_AUTO && precision != RESMAP_PRECISION_FP32)
+    if (precision != RESMAP_PRECISION_AUTO && precision != RESMAP_PRECISION_FP32 && precision != RESMAP_PRECISION_FP16)
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "precision: %d is none", (int)precision);
     if (memory_mib > UINT64_MAX >> 20)
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "memory: %" PRIu64 " MiB is too much", memory_mib);
-    for (size_t i = 0; i < context->opened_count; i++)
+    for (size_t i = 0; i < context->opened_count; i++) {
+        if (precision == RESMAP_PRECISION_FP16 && rsm_device_is_reference(context->opened[i]))
+            return rsm_fail(env, RESMAP_NO_DEVICE, "precision: the reference has no fp16, it computes in float64");
         rsm_device_set_limit(context->opened[i], memory_mib << 20);
+    }
     return RESMAP_OK;
+}
+
+resmap_status resmap_self_check(resmap_context *context, resmap_model *model, resmap_precision precision, double *error)
+{
+    rsm_device *device;
+
+    RSM_TRY(rsm_single_device(context, "a self-check", &device));
+    RSM_TRY(accept(context, model, precision, 0));
+    RSM_TRY(load_networks(context, model, storage_of(precision)));
+    return rsm_self_check(context->networks[0], error);
 }
 
 static resmap_status fill_report(resmap_context *context, const resmap_model *model, resmap_report *report)
@@ -351,7 +361,7 @@ static resmap_status run_cascade(resmap_context *context, resmap_model *model, c
     if (report == NULL) return rsm_no_memory(env, sizeof *report);
     RSM_CHECK(accept(context, model, options->precision, options->memory_mib));
     for (size_t i = 0; i < context->opened_count; i++) rsm_device_reset_peak(context->opened[i]);
-    RSM_CHECK(use_networks(context, model));
+    RSM_CHECK(use_networks(context, model, options->precision));
     RSM_CHECK(fill_report(context, model, report));
     ready = rsm_seconds();
     if (output != NULL) RSM_CHECK(rsm_image_like(env, input, &restored));
@@ -558,13 +568,13 @@ resmap_status resmap_time(resmap_context *context, resmap_model *model, const re
     RSM_TRY(accept(context, model, options->precision, options->memory_mib));
     t = calloc(1, sizeof *t);
     if (t == NULL) return rsm_no_memory(env, sizeof *t);
-    RSM_CHECK(use_networks(context, model));
+    RSM_CHECK(use_networks(context, model, options->precision));
     device = rsm_device_info(timed);
     t->model_name = rsm_strdup(model->name);
     t->device_name = rsm_strdup(device->name);
     t->device_platform = rsm_strdup(device->platform);
     t->device_driver = rsm_strdup(device->driver);
-    t->precision = rsm_device_is_reference(timed) ? "fp64" : "fp32";
+    t->precision = rsm_network_precision(context->networks[0]);
     if (t->model_name == NULL || t->device_name == NULL || t->device_platform == NULL || t->device_driver == NULL)
         RSM_CHECK(rsm_no_memory(env, sizeof *t));
     RSM_CHECK(rsm_timing_run(context->networks[0], options, t));
@@ -620,7 +630,7 @@ resmap_status resmap_tune(resmap_context *context, resmap_model *model, const re
                         options->width);
     RSM_TRY(rsm_single_device(context, "tuning", &tuned));
     RSM_TRY(accept(context, model, RESMAP_PRECISION_AUTO, 0));
-    RSM_TRY(load_networks(context, model));
+    RSM_TRY(load_networks(context, model, RSM_FP32));
     if (rsm_device_is_reference(tuned))
         return rsm_fail(env, RESMAP_NO_DEVICE, "tuning: the reference has nothing to be tuned");
     t = calloc(1, sizeof *t);

@@ -110,6 +110,8 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
 enum { WIDTH = 88, HEIGHT = 64, SLICES = 2 };
 
 static const char *const MODEL = TOP_SRCDIR "/tests/vectors/cascade.safetensors";
+/* Random weights that magnify rounding so little that fp16 suits them. */
+static const char *const STEADY_MODEL = TOP_SRCDIR "/tests/vectors/resmap_withbias.safetensors";
 static char cache[] = "/tmp/resmap-test-driver-XXXXXX";
 
 typedef struct session {
@@ -120,7 +122,7 @@ typedef struct session {
 } session;
 
 /* Opens the first device and runs the cascade, as far as it goes. */
-static resmap_status run(session *s)
+static resmap_status run_as(session *s, const char *model, resmap_precision precision)
 {
     static float data[WIDTH * HEIGHT * SLICES];
     const size_t shape[4] = {WIDTH, HEIGHT, SLICES, 1};
@@ -131,12 +133,18 @@ static resmap_status run(session *s)
     memset(s, 0, sizeof *s);
     resmap_options_init(&options);
     options.steps = steps;
+    options.precision = precision;
     ck_assert_int_eq(resmap_context_create(&s->context), RESMAP_OK);
     status = resmap_open_device(s->context, devices);
-    if (status == RESMAP_OK) status = resmap_model_open(s->context, MODEL, &s->model);
+    if (status == RESMAP_OK) status = resmap_model_open(s->context, model, &s->model);
     if (status == RESMAP_OK) status = resmap_image_create(s->context, data, shape, NULL, &s->input);
     if (status == RESMAP_OK) status = resmap_restore(s->context, s->model, s->input, NULL, &options, &s->output, &s->report);
     return status;
+}
+
+static resmap_status run(session *s)
+{
+    return run_as(s, MODEL, RESMAP_PRECISION_AUTO);
 }
 
 static void end(session *s)
@@ -165,6 +173,23 @@ START_TEST(wrong_device_is_refused)
     ck_assert_ptr_null(s.output);
     end(&s);
     ck_assert_int_eq(run(&s), RESMAP_OK);
+    end(&s);
+}
+END_TEST
+
+/* fp16 has a check of its own. */
+START_TEST(wrong_fp16_is_refused)
+{
+    session s;
+
+    setenv("RESMAP_CACHE", "off", 1);
+    wrong_reads = 1;
+    ck_assert_int_eq(run_as(&s, STEADY_MODEL, RESMAP_PRECISION_FP16), RESMAP_SELF_CHECK_FAILED);
+    ck_assert_ptr_nonnull(strstr(resmap_error(s.context), "fp16"));
+    ck_assert_ptr_null(s.output);
+    end(&s);
+    ck_assert_int_eq(run_as(&s, STEADY_MODEL, RESMAP_PRECISION_FP16), RESMAP_OK);
+    ck_assert_str_eq(s.report->devices[0].precision, "fp16");
     end(&s);
 }
 END_TEST
@@ -318,6 +343,7 @@ int main(void)
 
     tcase_set_timeout(tests, 0);
     tcase_add_test(tests, wrong_device_is_refused);
+    tcase_add_test(tests, wrong_fp16_is_refused);
     tcase_add_test(tests, checks_are_remembered);
     tcase_add_test(tests, little_memory);
     tcase_add_test(tests, every_failure_is_an_error);

@@ -473,25 +473,18 @@ static void attention(void)
     }
 }
 
-/* Numbers that fp16 holds exactly. */
-static float coarse(void)
-{
-    return floorf(1024 * number()) / 1024;
-}
-
 static void conv3x3(void)
 {
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
             const size_t height = images[s][0], width = images[s][1], in = 2 + l, out = 4 - l;
-            twin w = input(layouts[(l + 1) % 3], 1, 9 * in * out), x = make(layouts[l], in, height * width, NAN, coarse);
+            twin w = input(layouts[(l + 1) % 3], 1, 9 * in * out), x = input(layouts[l], in, height * width);
             for (size_t first = 0, rows; first < height; first += rows) {
                 /* All rows, or two bands. */
                 rows = l == 0 || height < 3 ? height : first == 0 ? 2 : height - 2;
-                const rsm_storage storage = (s + l) % 2 ? RSM_FP16 : RSM_FP32;
                 twin y = output(layouts[(l + 2) % 3], out, rows * width);
-                twin scratch = output_as(storage, layouts[l], in * 9, rows * width);
-                BOTH(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), map(&scratch, d), in,
+                twin scratch = output(layouts[l], 1, in * 9 * rows * width);
+                BOTH(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), vector(&scratch, d), in,
                                  out, height, width, first, rows));
                 compare(&y, 2e-6, describe("conv3x3", height, width, first, l));
                 compare(&scratch, 0, describe("im2col", height, width, first, l));

@@ -48,12 +48,20 @@ static int check_device(resmap_context *context, resmap_model *model, int index)
     snprintf(specification, sizeof specification, "%d", index);
     status = resmap_open_device(context, specification);
     if (status == RESMAP_OK) printf("  tuning     %s\n", resmap_tuning_state(context, 0));
-    if (status == RESMAP_OK) status = resmap_self_check(context, model, &error);
+    if (status == RESMAP_OK) status = resmap_self_check(context, model, RESMAP_PRECISION_FP32, &error);
     cli_progress_clear();
     if (status == RESMAP_OK)
         printf("  self-check passed, largest relative error %.1e\n", error);
     else
         printf("  self-check FAILED: %s\n", resmap_error(context));
+    fflush(stdout);
+    if (status != RESMAP_OK || cli_signal()) return status != RESMAP_OK;
+    /* A device without it is as good: it is an offer. */
+    if (resmap_self_check(context, model, RESMAP_PRECISION_FP16, &error) == RESMAP_OK)
+        printf("  fp16       passed, relative error %.1e; --precision fp16 takes it, auto fp32\n", error);
+    else
+        printf("  fp16       refused: %s\n", resmap_error(context));
+    cli_progress_clear();
     fflush(stdout);
     return status != RESMAP_OK;
 }

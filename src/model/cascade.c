@@ -107,6 +107,12 @@ static void load_slice(worker *w, size_t s)
     }
 }
 
+/* Where values have become infinite. */
+static const char *advice(const worker *w)
+{
+    return rsm_network_storage(w->net) == RSM_FP16 ? "; fp16 may be too narrow for the model, use fp32" : "";
+}
+
 /* Puts a restored slice (network units) back into the volume; excluded voxels stay. load_slice must have run for s. */
 static resmap_status store_slice(worker *w, size_t s)
 {
@@ -124,8 +130,8 @@ static resmap_status store_slice(worker *w, size_t s)
         restored[i] = (float)((double)restored[i] * width + lo);
         if (!isfinite(restored[i]))
             return rsm_fail(w->env, RESMAP_DEVICE_FAILED,
-                            "%s: slice %zu comes out of the network with values that are not finite",
-                            c->input_name, s);
+                            "%s: slice %zu comes out of the network with values that are not finite%s",
+                            c->input_name, s, advice(w));
     }
     rsm_slice_put(&c->slicing, c->shape, c->volume, s, restored);
     return RESMAP_OK;
@@ -189,8 +195,8 @@ static resmap_status classify_slice(worker *w, double *probabilities)
     for (size_t k = 1; k < classes; k++) most = fmax(most, logits[k]);
     for (size_t k = 0; k < classes; k++) sum += probabilities[k] = exp(logits[k] - most);
     for (size_t k = 0; k < classes; k++) probabilities[k] /= sum;
-    return isfinite(sum) ? RESMAP_OK
-                         : rsm_fail(w->env, RESMAP_DEVICE_FAILED, "classifier: probabilities are not finite");
+    if (isfinite(sum)) return RESMAP_OK;
+    return rsm_fail(w->env, RESMAP_DEVICE_FAILED, "classifier: probabilities are not finite%s", advice(w));
 }
 
 static int argmax(const double *values, size_t count)
@@ -733,7 +739,7 @@ static resmap_status describe_devices(const cascade *c, resmap_report *report)
         d->name = rsm_strdup(info->name);
         d->platform = rsm_strdup(info->platform);
         d->driver = rsm_strdup(info->driver);
-        d->precision = rsm_device_is_reference(device) ? "fp64" : "fp32";
+        d->precision = rsm_network_precision(c->workers[i].net);
         if (d->name == NULL || d->platform == NULL || d->driver == NULL)
             return rsm_no_memory(c->env, sizeof *d);
     }

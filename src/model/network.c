@@ -10,9 +10,10 @@
 
 enum { LEVELS = 4, NAME_LENGTH = 128 };
 
-/* Weights of one transformer block; offsets into the weights buffer. */
+/* Weights of one transformer block; offsets into the weights buffer, in which they lie together. */
 typedef struct block {
     size_t channels, heads, hidden;
+    size_t first, count;         /* where they all lie */
     rsm_vector norm1_weight, norm1_bias, temperature, qkv, qkv_depthwise, attention_out;
     rsm_vector norm2_weight, norm2_bias, ffn_in, ffn_depthwise, ffn_out;
 } block;
@@ -36,9 +37,10 @@ struct rsm_network {
     rsm_env *env;
     const struct resmap_model *model;
     const rsm_config *config;
-    rsm_storage storage;         /* of what lies between the levels' maps */
+    rsm_storage storage;         /* of weights, and of what lies between the levels' maps */
 
     rsm_buffer *weights;
+    rsm_buffer *expanded;        /* fp16 weights in use, in fp32: a block's at a time */
     rsm_vector patch_embed, down[3], up[3], reduce[3], output_conv;
     stage encoder[LEVELS], decoder[3], refinement;
     fusion fusion[3];            /* [i]: before the upsampling into level i (0: full resolution) */
@@ -71,6 +73,17 @@ static size_t level_channels(const rsm_network *net, int level)
 static size_t aligned(size_t count)
 {
     return (count + 15) / 16 * 16;
+}
+
+static size_t maximum(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Elements of fp32 that `count` elements of that storage take. */
+static size_t taken(rsm_storage storage, size_t count)
+{
+    return storage == RSM_FP16 ? (count + 1) / 2 : count;
 }
 
 static int on_device(const char *name)
@@ -115,7 +128,7 @@ typedef struct placement {
 typedef struct loader {
     rsm_network *net;
     placement *places;
-    size_t count, total, largest;
+    size_t count, total, largest;   /* largest: run of weights that are used together */
 } loader;
 
 static resmap_status place(void *data, const char *name, size_t dims, const size_t shape[4])
@@ -148,7 +161,7 @@ static rsm_vector place_of(const loader *load, const char *format, ...)
     return (rsm_vector){NULL, 0};
 }
 
-static block load_block(const loader *load, const char *prefix, size_t channels, size_t heads)
+static block load_block(loader *load, const char *prefix, size_t channels, size_t heads)
 {
     block b;
 
@@ -166,10 +179,13 @@ static block load_block(const loader *load, const char *prefix, size_t channels,
     b.ffn_in = place_of(load, "%s.ffn.project_in.weight", prefix);
     b.ffn_depthwise = place_of(load, "%s.ffn.dwconv.weight", prefix);
     b.ffn_out = place_of(load, "%s.ffn.project_out.weight", prefix);
+    b.first = b.norm1_weight.offset;
+    b.count = b.ffn_out.offset + channels * b.hidden - b.first;
+    load->largest = maximum(load->largest, b.count);
     return b;
 }
 
-static resmap_status load_stage(const loader *load, const char *name, size_t count, size_t channels, size_t heads, stage *target)
+static resmap_status load_stage(loader *load, const char *name, size_t count, size_t channels, size_t heads, stage *target)
 {
     target->blocks = malloc(rsm_bytes(count, sizeof *target->blocks));
     if (target->blocks == NULL) return rsm_no_memory(load->net->env, count * sizeof *target->blocks);
@@ -193,7 +209,7 @@ static resmap_status host_tensor(rsm_network *net, const char *name, float **val
     return RESMAP_OK;
 }
 
-static resmap_status load_fusion(const loader *load, int index, size_t channels, size_t heads, size_t *bias_offset)
+static resmap_status load_fusion(loader *load, int index, size_t channels, size_t heads, size_t *bias_offset)
 {
     rsm_network *net = load->net;
     fusion *f = &net->fusion[index];
@@ -222,24 +238,31 @@ static resmap_status load_fusion(const loader *load, int index, size_t channels,
     return RESMAP_OK;
 }
 
+/* Writes one tensor to its place; to fp16 by way of `expanded`. */
+static resmap_status upload_tensor(rsm_network *net, const placement *p, const float *values, size_t count)
+{
+    if (net->storage == RSM_FP32) return rsm_buffer_write(net->device, net->weights, p->offset, values, count);
+    for (size_t i = 0; i < count; i++)
+        if (!(fabsf(values[i]) <= 65504))
+            return rsm_fail(net->env, RESMAP_BAD_FILE, "%s: %s holds %g, too much for fp16; use fp32", net->model->name,
+                            p->tensor->name, (double)values[i]);
+    RSM_TRY(rsm_buffer_write(net->device, net->expanded, 0, values, count));
+    return rsm_copy(net->device, (rsm_map){net->expanded, 0, count, RSM_FP32},
+                    (rsm_map){net->weights, p->offset, count, RSM_FP16}, 1, count);
+}
+
 static resmap_status upload(loader *load)
 {
     rsm_network *net = load->net;
-    size_t most = net->model->file.tensor_count;
-    float *values;
+    float *values = malloc(rsm_bytes(load->largest, sizeof *values));
     resmap_status status = RESMAP_OK;
 
-    load->places = malloc(rsm_bytes(most, sizeof *load->places));
-    if (load->places == NULL) return rsm_no_memory(net->env, most * sizeof *load->places);
-    RSM_TRY(rsm_model_visit(net->config, place, load));
-    RSM_TRY(rsm_buffer_create(net->device, load->total, &net->weights));
-    values = malloc(rsm_bytes(load->largest, sizeof *values));
     if (values == NULL) return rsm_no_memory(net->env, load->largest * sizeof *values);
+    if (net->storage == RSM_FP16) RSM_CHECK(rsm_buffer_create(net->device, load->largest, &net->expanded));
     for (size_t i = 0; i < load->count; i++) {
         const placement *p = &load->places[i];
         rsm_tensor_to_float(p->tensor, values);
-        RSM_CHECK(rsm_buffer_write(net->device, net->weights, p->offset, values,
-                                   fold_colour(net, p->tensor->name, values, p->tensor->count)));
+        RSM_CHECK(upload_tensor(net, p, values, fold_colour(net, p->tensor->name, values, p->tensor->count)));
     }
 done:
     free(values);
@@ -254,8 +277,12 @@ static resmap_status load_network(loader *load)
     static const char *const up_names[3] = {"up2_1", "up3_2", "up4_3"};
     rsm_network *net = load->net;
     const rsm_config *c = net->config;
+    size_t most = net->model->file.tensor_count;
 
-    RSM_TRY(upload(load));
+    load->places = malloc(rsm_bytes(most, sizeof *load->places));
+    if (load->places == NULL) return rsm_no_memory(net->env, most * sizeof *load->places);
+    RSM_TRY(rsm_model_visit(c, place, load));
+    RSM_TRY(rsm_buffer_create(net->device, taken(net->storage, load->total), &net->weights));
     net->patch_embed = place_of(load, "patch_embed.proj.weight");
     net->output_conv = place_of(load, "output.weight");
     for (int i = 0; i < LEVELS; i++)
@@ -280,10 +307,11 @@ static resmap_status load_network(loader *load)
         RSM_TRY(host_tensor(net, "classifier.fc2.weight", &net->fc2_weight));
         RSM_TRY(host_tensor(net, "classifier.fc2.bias", &net->fc2_bias));
     }
-    return RESMAP_OK;
+    return upload(load);
 }
 
-resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *model, rsm_network **network)
+resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *model, rsm_storage storage,
+                                 rsm_network **network)
 {
     loader load = {0};
     rsm_network *net = calloc(1, sizeof *net);
@@ -294,6 +322,7 @@ resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *
     net->env = rsm_device_env(device);
     net->model = model;
     net->config = &model->config;
+    net->storage = storage;
     load.net = net;
     status = load_network(&load);
     free(load.places);
@@ -319,6 +348,7 @@ void rsm_network_free(rsm_network *net)
     free(net->fc2_bias);
     rsm_buffer_free(net->prompt_bias);
     rsm_buffer_free(net->weights);
+    rsm_buffer_free(net->expanded);
     free(net);
 }
 
@@ -332,15 +362,20 @@ const struct resmap_model *rsm_network_model(const rsm_network *net)
     return net->model;
 }
 
+rsm_storage rsm_network_storage(const rsm_network *net)
+{
+    return net->storage;
+}
+
+const char *rsm_network_precision(const rsm_network *net)
+{
+    if (rsm_device_is_reference(net->device)) return "fp64";
+    return net->storage == RSM_FP16 ? "fp16" : "fp32";
+}
+
 /* ---- The plan: how many rows each operation takes at once --------------------------------------------------- */
 
 typedef enum operation { ATTENTION, FEED_FORWARD, CONVOLUTION, FUSION } operation;
-
-/* Elements of fp32 that `count` elements of that storage take. */
-static size_t taken(rsm_storage storage, size_t count)
-{
-    return storage == RSM_FP16 ? (count + 1) / 2 : count;
-}
 
 /* The plane of a map in scratch: a little more than its elements where these are a multiple of 1024, for channels that lie
  * so far apart compete for the same few lines of a cache. */
@@ -355,12 +390,13 @@ static size_t scratch_need(rsm_storage storage, operation what, size_t a, size_t
 {
     switch (what) {
     case ATTENTION:              /* normalised and expanded q, k with their halo; q, k; partial sums */
-        return taken(storage, 3 * a * spread((rows + 2) * width) + 2 * a * spread(rows * width)) + rsm_attention_scratch(a, b, rows * width);
+        return taken(storage, 3 * a * spread((rows + 2) * width) + 2 * a * spread(rows * width)) +
+               rsm_attention_scratch(a, b, rows * width);
     case FEED_FORWARD:           /* normalised, expanded, gated */
         return taken(storage, (a + 2 * b) * spread((rows + 2) * width) + b * spread(rows * width));
-    case CONVOLUTION:            /* im2col, and its product in fp32 */
-        return taken(storage, 9 * a * rows * width) + b * rows * width;
-    case FUSION:                 /* the sum in fp32 */
+    case CONVOLUTION:            /* in fp32: im2col and its product */
+        return (9 * a + b) * rows * width;
+    case FUSION:                 /* in fp32 */
         return a * rows * width;
     }
     return 0;
@@ -377,11 +413,6 @@ static size_t band_rows(rsm_storage storage, operation what, size_t a, size_t b,
     if (rows < 2) return height;
     bands = (height + rows - 1) / rows;
     return ((height + bands - 1) / bands + 1) & ~(size_t)1;
-}
-
-static size_t maximum(size_t a, size_t b)
-{
-    return a > b ? a : b;
 }
 
 static size_t band_need(rsm_storage storage, operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
@@ -505,6 +536,7 @@ resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm
     if (plan == NULL) return rsm_no_memory(net->env, sizeof *plan);
     if (tuned != NULL) preferred = ((size_t)tuned->values[0] << 20) / sizeof(float);
     preferred = maximum(preferred, scratch_need(RSM_FP32, FEED_FORWARD, widest->channels, widest->hidden, width, 8));
+    preferred = taken(net->storage, preferred);   /* as many rows in half the memory */
     plan->net = net;
     plan->device = net->device;
     plan->env = net->env;
@@ -586,6 +618,33 @@ static rsm_map scratch_map(const rsm_plan *plan, size_t offset, size_t plane)
 static rsm_vector scratch_after(const rsm_plan *plan, size_t offset)
 {
     return (rsm_vector){plan->scratch, taken(plan->net->storage, offset)};
+}
+
+/* Makes the `count` weights from `first` on ready for use and points the vectors to them: kernels read fp32. Weights made
+ * ready before are gone. */
+static resmap_status ready(rsm_plan *plan, size_t first, size_t count, rsm_vector *const *vectors, size_t vector_count)
+{
+    const rsm_network *net = plan->net;
+
+    if (net->storage == RSM_FP32) return RESMAP_OK;
+    for (size_t i = 0; i < vector_count; i++)
+        if (vectors[i]->buffer != NULL) *vectors[i] = (rsm_vector){net->expanded, vectors[i]->offset - first};
+    return rsm_copy(plan->device, (rsm_map){net->weights, first, count, RSM_FP16},
+                    (rsm_map){net->expanded, 0, count, RSM_FP32}, 1, count);
+}
+
+static resmap_status ready_tensor(rsm_plan *plan, rsm_vector *weight, size_t count)
+{
+    return ready(plan, weight->offset, count, &weight, 1);
+}
+
+static resmap_status ready_block(rsm_plan *plan, block *b)
+{
+    rsm_vector *const vectors[] = {&b->norm1_weight, &b->norm1_bias, &b->temperature, &b->qkv, &b->qkv_depthwise,
+                                   &b->attention_out, &b->norm2_weight, &b->norm2_bias, &b->ffn_in, &b->ffn_depthwise,
+                                   &b->ffn_out};
+
+    return ready(plan, b->first, b->count, vectors, sizeof vectors / sizeof *vectors);
 }
 
 /* A band of rows on its way through norm, 1x1 expansion and a 3x3 depthwise convolution, which needs one expanded row above
@@ -675,8 +734,11 @@ static resmap_status feed_forward(rsm_plan *plan, const block *b, level_map f)
 
 static resmap_status run_block(rsm_plan *plan, const block *b, level_map f)
 {
-    RSM_TRY(attend(plan, b, f));
-    return feed_forward(plan, b, f);
+    block weights = *b;
+
+    RSM_TRY(ready_block(plan, &weights));
+    RSM_TRY(attend(plan, &weights, f));
+    return feed_forward(plan, &weights, f);
 }
 
 static resmap_status run_stage(rsm_plan *plan, const stage *s, level_map f)
@@ -688,11 +750,13 @@ static resmap_status run_stage(rsm_plan *plan, const stage *s, level_map f)
 /* y = 3x3 convolution of x, of the same size. */
 static resmap_status convolve(rsm_plan *plan, rsm_vector weight, level_map x, rsm_map y, size_t c_in, size_t c_out)
 {
+    rsm_vector scratch = {plan->scratch, 0};
     size_t rows = band_rows(plan->net->storage, CONVOLUTION, c_in, c_out, x.height, x.width, plan->scratch_count);
 
+    RSM_TRY(ready_tensor(plan, &weight, 9 * c_in * c_out));
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = x.height - first < rows ? x.height - first : rows;
-        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, rows_of(y, x.width, first), scratch_map(plan, 0, rows * x.width), c_in, c_out, x.height,
+        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, rows_of(y, x.width, first), scratch, c_in, c_out, x.height,
                             x.width, first, count));
     }
     return RESMAP_OK;
@@ -702,12 +766,13 @@ static resmap_status convolve(rsm_plan *plan, rsm_vector weight, level_map x, rs
 static resmap_status downsample(rsm_plan *plan, rsm_vector weight, level_map x, size_t channels, level_map y)
 {
     size_t rows = band_rows(plan->net->storage, CONVOLUTION, channels, channels / 2, x.height, x.width, plan->scratch_count);
-    rsm_vector rest = scratch_after(plan, 9 * channels * rows * x.width);
-    rsm_map product = {rest.buffer, rest.offset, rows * x.width, RSM_FP32};
+    rsm_vector scratch = {plan->scratch, 0};
+    rsm_map product = {plan->scratch, 9 * channels * rows * x.width, rows * x.width, RSM_FP32};
 
+    RSM_TRY(ready_tensor(plan, &weight, 9 * channels * (channels / 2)));
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = x.height - first < rows ? x.height - first : rows;
-        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch_map(plan, 0, rows * x.width), channels, channels / 2, x.height, x.width,
+        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch, channels, channels / 2, x.height, x.width,
                             first, count));
         RSM_TRY(rsm_pixel_unshuffle(plan->device, product, rows_of(y.map, y.width, first / 2), channels / 2, count, x.width));
     }
@@ -718,12 +783,13 @@ static resmap_status downsample(rsm_plan *plan, rsm_vector weight, level_map x, 
 static resmap_status upsample(rsm_plan *plan, rsm_vector weight, level_map x, size_t channels, level_map y)
 {
     size_t rows = band_rows(plan->net->storage, CONVOLUTION, channels, 2 * channels, x.height, x.width, plan->scratch_count);
-    rsm_vector rest = scratch_after(plan, 9 * channels * rows * x.width);
-    rsm_map product = {rest.buffer, rest.offset, rows * x.width, RSM_FP32};
+    rsm_vector scratch = {plan->scratch, 0};
+    rsm_map product = {plan->scratch, 9 * channels * rows * x.width, rows * x.width, RSM_FP32};
 
+    RSM_TRY(ready_tensor(plan, &weight, 9 * channels * 2 * channels));
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = x.height - first < rows ? x.height - first : rows;
-        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch_map(plan, 0, rows * x.width), channels, 2 * channels, x.height, x.width,
+        RSM_TRY(rsm_conv3x3(plan->device, x.map, weight, product, scratch, channels, 2 * channels, x.height, x.width,
                             first, count));
         RSM_TRY(rsm_pixel_shuffle(plan->device, product, rows_of(y.map, y.width, 2 * first), channels / 2, count, x.width));
     }
@@ -736,6 +802,7 @@ static resmap_status reduce(rsm_plan *plan, rsm_vector weight, level_map x, leve
     size_t w = x.width, rows = band_rows(plan->net->storage, FUSION, channels, 0, x.height, w, plan->scratch_count);
     rsm_map sum = {plan->scratch, 0, rows * w, RSM_FP32};
 
+    RSM_TRY(ready_tensor(plan, &weight, 2 * channels * channels));
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = (x.height - first < rows ? x.height - first : rows) * w;
         rsm_map band = rows_of(skip.map, w, first);
@@ -751,12 +818,14 @@ static resmap_status fuse(rsm_plan *plan, const fusion *t, level_map x)
 {
     size_t c = t->block.channels, w = x.width, rows = band_rows(plan->net->storage, FUSION, c, 0, x.height, w, plan->scratch_count);
     rsm_map sum = {plan->scratch, 0, rows * w, RSM_FP32};
+    rsm_vector weight = t->fuse;
 
+    RSM_TRY(ready_tensor(plan, &weight, 2 * c * c));
     for (size_t first = 0; first < x.height; first += rows) {
         size_t count = (x.height - first < rows ? x.height - first : rows) * w;
         rsm_map band = rows_of(x.map, w, first);
         RSM_TRY(rsm_fill_channels(plan->device, t->bias, sum, c, count));
-        RSM_TRY(rsm_conv1x1(plan->device, t->fuse, 2 * c, band, sum, c, c, count, 1));
+        RSM_TRY(rsm_conv1x1(plan->device, weight, 2 * c, band, sum, c, c, count, 1));
         RSM_TRY(rsm_copy(plan->device, sum, band, c, count));
     }
     return run_block(plan, &t->block, x);

@@ -16,11 +16,16 @@
 typedef struct rsm_network rsm_network;
 typedef struct rsm_plan rsm_plan;
 
-/* Uploads the weights. The model must outlive the network. */
-resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *model, rsm_network **network);
+/* Uploads the weights. storage: of the weights, and of the maps within a block, most of what is read and written; the
+ * maps that blocks add to, 3x3 convolutions and all sums are fp32. The model must outlive the network. */
+resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *model, rsm_storage storage,
+                                 rsm_network **network);
 void rsm_network_free(rsm_network *network);
 rsm_device *rsm_network_device(const rsm_network *network);
 const struct resmap_model *rsm_network_model(const rsm_network *network);
+rsm_storage rsm_network_storage(const rsm_network *network);
+/* For reports: "fp32", "fp16"; "fp64" on the reference. */
+const char *rsm_network_precision(const rsm_network *network);
 /* Sets the prompt feature (text_dim floats) of later decodings; models of arch resmap only. */
 resmap_status rsm_network_set_prompt(rsm_network *network, const float *prompt);
 /* Length of the pooled latent, 8 * dim. */

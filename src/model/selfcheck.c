@@ -27,7 +27,6 @@ static void make_pattern(float *slice)
         }
 }
 
-
 static resmap_status run(rsm_network *net, const float *slice, const float *prompt, float *pooled, float *output)
 {
     rsm_plan *plan = NULL;
@@ -40,6 +39,20 @@ static resmap_status run(rsm_network *net, const float *slice, const float *prom
     return status;
 }
 
+/* The root mean square of the differences in parts of the largest value. */
+static double mean_difference(const float *a, const float *b, size_t count)
+{
+    double squares = 0, scale = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        squares += pow((double)a[i] - (double)b[i], 2);
+        scale = fmax(scale, fabs((double)b[i]));
+    }
+    squares = sqrt(squares / (double)count);
+    if (!isfinite(squares)) return INFINITY;
+    return scale > 0 ? squares / scale : squares;
+}
+
 resmap_status rsm_self_check(rsm_network *net, double *error)
 {
     rsm_device *device = rsm_network_device(net), *reference = NULL;
@@ -49,6 +62,8 @@ resmap_status rsm_self_check(rsm_network *net, double *error)
     rsm_network *reference_net = NULL;
     float *memory = malloc(rsm_bytes(3 * pixels + 2 * pooled_count + model->config.text_dim, sizeof *memory));
     float *slice = memory, *output, *expected, *pooled, *expected_pooled, *prompt;
+    const int fp16 = rsm_network_storage(net) == RSM_FP16;
+    double bound;
     resmap_status status;
 
     if (memory == NULL) return rsm_no_memory(env, 3 * pixels * sizeof *memory);
@@ -63,13 +78,18 @@ resmap_status rsm_self_check(rsm_network *net, double *error)
     RSM_CHECK(rsm_progress(env, "self-check", 0, 0));
     RSM_CHECK(run(net, slice, prompt, pooled, output));
     RSM_CHECK(rsm_device_open(env, "reference", &reference));
-    RSM_CHECK(rsm_network_create(reference, model, &reference_net));
+    RSM_CHECK(rsm_network_create(reference, model, RSM_FP32, &reference_net));
     RSM_CHECK(run(reference_net, slice, prompt, expected_pooled, expected));
-    *error = fmax(rsm_difference(output, expected, pixels), rsm_difference(pooled, expected_pooled, pooled_count));
-    if (!(*error <= RSM_SELF_CHECK_BOUND))
-        status = rsm_fail(env, RESMAP_SELF_CHECK_FAILED, "device %s: computes wrongly (self-check error %.3g, at most %.0e is accepted); "
-                          "update its OpenCL driver or choose another device", rsm_device_info(device)->name, *error,
-                          RSM_SELF_CHECK_BOUND);
+    *error = fp16 ? fmax(mean_difference(output, expected, pixels),
+                         mean_difference(pooled, expected_pooled, pooled_count))
+                  : fmax(rsm_difference(output, expected, pixels), rsm_difference(pooled, expected_pooled, pooled_count));
+    bound = fp16 ? RSM_SELF_CHECK_BOUND_FP16 : RSM_SELF_CHECK_BOUND;
+    if (!(*error <= bound))
+        status = rsm_fail(env, RESMAP_SELF_CHECK_FAILED,
+                          "device %s: %s (self-check error %.3g, at most %.0e is accepted); %s",
+                          rsm_device_info(device)->name,
+                          fp16 ? "fp16 storage computes wrongly or does not suit the model" : "computes wrongly", *error,
+                          bound, fp16 ? "use fp32" : "update its OpenCL driver or choose another device");
 done:
     rsm_network_free(reference_net);
     rsm_device_close(reference);
@@ -82,9 +102,10 @@ static char *memory_path(const rsm_network *net, const char *cache_folder)
 {
     char *choices = rsm_tuning_choices(rsm_network_device(net));
     char *what = choices == NULL ? NULL
-                                 : rsm_format("self-check 1\n%s\n%s\n%s\nfp32\n%s", resmap_version(),
+                                 : rsm_format("self-check 1\n%s\n%s\n%s\n%s\n%s", resmap_version(),
                                               rsm_device_identity(rsm_network_device(net)),
-                                              rsm_network_model(net)->file.sha256, choices);
+                                              rsm_network_model(net)->file.sha256,
+                                              rsm_network_precision(net), choices);
     char hex[65], *path = NULL;
 
     if (what != NULL) {

@@ -65,9 +65,8 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
                                    rsm_vector scratch, size_t channels, size_t heads);
 
 /* 3x3 convolution, zero padding, of the rows first_row … first_row + rows - 1 of an image of `height` x `width` whose whole
- * map is x: y (rows * width elements a channel, of either storage). w: [c_out, c_in, 3, 3]. scratch: c_in * 9 channels of
- * rows * width elements, of either storage. */
-resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_map scratch, size_t c_in, size_t c_out,
+ * map is x: y (rows * width elements a channel). w: [c_out, c_in, 3, 3]. scratch: c_in * 9 * rows * width elements. */
+resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch, size_t c_in, size_t c_out,
                           size_t height, size_t width, size_t first_row, size_t rows);
 
 /* y[c, 2r + i, 2s + j] = x[4c + 2i + j, r, s], i, j in 0, 1: x has 4 * channels channels of rows x width, y `channels` of
