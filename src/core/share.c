@@ -192,7 +192,9 @@ static resmap_status run_threads(pool *p, thread *threads)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     watch(p);
     for (size_t i = 0; i < started; i++) pthread_join(threads[i].id, NULL);
-    if (!p->stop && p->left == 0) return RESMAP_OK;
+    /* Quick threads may have ended before the caller's saw what the last ones did. */
+    if (!p->stop && p->left == 0)
+        return rsm_progress(p->env, p->work->what, p->work->pieces, p->work->pieces);
     return p->culprit == p->env ? p->status : rsm_fail(p->env, p->status, "%s", p->culprit->error);
 }
 
