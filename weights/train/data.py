@@ -144,23 +144,10 @@ def clean_slab(src, rng, kind, whole=False):
     return x, edge, fg, ok
 
 
-def corrupt(x, edge, fg, kind, rng):
+def corrupt(x, edge, kind, rng):
     if kind == "clean":
         return x
-    if kind == "noise":
-        sigma = rng.uniform(0.02, 0.08) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(0.004), np.log(0.15)))
-        u = rng.random()
-        blur = 0.0 if u < 0.25 else rng.uniform(0.2, 0.7) if u < 0.6 else rng.uniform(0, 1)
-        y = x + np.float32(sigma) * rng.standard_normal(x.shape, dtype=np.float32)
-        if rng.random() < 0.15:
-            y = np.hypot(y, np.float32(sigma) * rng.standard_normal(x.shape, dtype=np.float32))
-        return artifacts.blur_in_plane(y, blur, 2)
     seed = int(rng.integers(2 ** 62))
-    if kind == "bias":
-        order = int(rng.choice([1, 2, 3], p=[0.15, 0.2, 0.65]))
-        c = rng.uniform(0.3, 0.7) if rng.random() < 0.4 else rng.uniform(0.05, 1.1)
-        rec = artifacts.draw_bias(seed, order, c, low=0.0 if rng.random() < 0.25 else None)
-        return artifacts.apply_bias(x, rec, fg).astype(np.float32)
     s = rng.uniform(3, 7) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(0.5), np.log(14)))
     rec = artifacts.draw_motion(seed, x.shape, s, s * rng.uniform(0.5, 1.4), (15.0, 45.0))
     return artifacts.apply_motion(x, rec, edge).astype(np.float32)
@@ -171,7 +158,7 @@ def make_group(src, rng, kind, slices=8):
         x, edge, fg, ok = clean_slab(src, rng, kind)
         if len(ok) < 2 or min(x.shape[:2]) < 64:
             continue
-        y = corrupt(x, edge, fg, kind, rng)
+        y = corrupt(x, edge, kind, rng)
         lo, hi, mean = scale_numbers(y)
         pick = rng.permutation(ok)[:slices]
         out = np.stack([y[:, :, pick], x[:, :, pick]]).transpose(0, 3, 2, 1)       # [2, n, H, W], W the lower axis

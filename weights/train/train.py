@@ -175,10 +175,7 @@ class Pool:
         i = random.randrange(g.shape[1])
         v = np.array(g[:, i], dtype=np.float32)
         if random.random() < 0.15:             # the same field over both: a change of contrast
-            last = np.array(g[0], dtype=np.float32)
-            k = len(last)
-            both = np.stack([last[i], v[1]])
-            y, fg, hi = biased(both, np.zeros(2), random.uniform(0.2, 0.9), 4)
+            y, fg, hi = biased(v, np.zeros(2), random.uniform(0.2, 0.9), 4)
             v = y / np.float32(hi)
         if random.random() < 0.3:              # what a denoising leaves, or a scanner adds
             v += np.random.standard_normal(v.shape[1:]).astype(np.float32) * np.float32(random.uniform(0, 0.015))
