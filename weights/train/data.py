@@ -129,8 +129,12 @@ def clean_slab(src, rng, kind, whole=False):
                 x = np.einsum("ai,ijk,bj->abk", area_matrix(x.shape[0], n0).astype(np.float32), x,
                               area_matrix(x.shape[1], n1).astype(np.float32), optimize=True)
     # contrast
-    if rng.random() < 0.5:
+    u = rng.random()
+    if u < 0.5:
         x = np.clip(x, 0, None) ** np.float32(rng.uniform(0.75, 1.35))
+    elif u < 0.75:                      # tissues trade places, as between T1w, T2w and what was never seen
+        knots = np.r_[0, 0.12, np.sort(rng.uniform(0.2, 0.9, 3)), 1, 2]
+        x = np.interp(x, knots, np.r_[0, rng.uniform(0.02, 0.3), rng.uniform(0.15, 1, 5)]).astype(np.float32)
     lo, hi, mean = scale_numbers(x)
     x = (x / hi).astype(np.float32)
     if rng.random() < 0.5:

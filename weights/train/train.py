@@ -11,6 +11,7 @@ Each optimizer step sums a few tasks, each repeated as --work says:
 Restoration learns one artifact at a time, as in the paper: what a sample is to be restored to differs from it by that
 artifact alone, but may itself be shaded, noisy or ghosted, so that a step learns to leave the others to theirs.
 The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
+--plain is the paper's way: bias steps work at full resolution, and the classifier sees one view.
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must, or the steps done (--steps); state is
 kept for resuming, and saved when the process is asked to end (SIGTERM).
 """
@@ -38,6 +39,7 @@ from views import area_matrix, field, pad8, view_shape
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
 CONFIG = dict(dim=16, num_blocks=[1, 2, 2, 4], num_refinement_blocks=1, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
               layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2)
+PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views")}
 PIXELS = 64
 CLASS = {"motion": 0, "noise": 1, "bias": 2, "clean": 3}
 
@@ -79,7 +81,19 @@ def random_noise():
         return random.uniform(0.02, 0.08), random.choice((0.0, random.uniform(0.2, 0.5)))
     if u < 0.65:
         return random.uniform(0.05, 0.14), random.uniform(0.4, 0.85)
-    return math.exp(random.uniform(math.log(0.004), math.log(0.15))), random.uniform(0, 1)
+    return math.exp(random.uniform(math.log(0.001), math.log(0.15))), random.uniform(0, 1)
+
+
+def flat(x):
+    """A slice [H, W] of few tissues without texture, as phantoms are: levels of the smoothed slice, edges softened or not."""
+    levels = np.quantile(x[x > x.mean()], np.sort(np.random.uniform(0, 1, random.randint(2, 7))))
+    levels = np.unique(np.r_[0, random.uniform(0, 0.3) * levels[0], levels])
+    if len(levels) < 3:
+        return x
+    x = scipy.ndimage.gaussian_filter(x, random.uniform(0.7, 1.5))
+    x = levels[np.digitize(x, (levels[1:] + levels[:-1]) / 2)].astype(np.float32)
+    soft = random.choice((0, 0, random.uniform(0.2, 0.6)))
+    return scipy.ndimage.gaussian_filter(x, soft) if soft else x
 
 
 class Pool:
@@ -165,6 +179,11 @@ class Pool:
         """One slice with one artifact, and what it is to be restored to: [2, 1, 1, H, W] input, target; threshold.
         The target may be shaded by a field or be ghosted itself."""
         if kind == "noise":
+            if random.random() < 0.12:
+                g, th = self.group("clean")
+                x = flat(np.array(random.choice(g[0]), dtype=np.float32))
+                y, hi = with_noise(x[None], 0, *random_noise())
+                return self.turned(np.stack([y, x]) / np.float32(hi)), th
             base = "motion" if random.random() < 0.15 else "clean"
             s, th = self.made(base, random.uniform(0.2, 0.9) if random.random() < 0.15 else None, random_noise())
             return self.turned(s[[-1, -2]]), th
@@ -255,7 +274,8 @@ def main():
     p.add_argument("--minutes", type=float, default=100, help="the whole run, resumed parts included")
     p.add_argument("--steps", type=int, help="the whole run in steps instead: with a pool that does not change the same weights every time")
     p.add_argument("--peak", type=float, default=1e-3)
-    p.add_argument("--ce", type=float, default=0.02)
+    p.add_argument("--ce", type=float, default=0.02, help="weight of the cross entropy (0: no classification at all)")
+    p.add_argument("--plain", action="store_true", help="without class_pixels and the classifier's second view")
     p.add_argument("--pairs", type=float, default=0.15, help="weight of the cross entropy on pairs with and without a field")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=1)
@@ -272,7 +292,7 @@ def main():
     weights, work = pairs(a.weights), pairs(a.work)
 
     torch.manual_seed(a.seed)
-    net = initialise(ResMAP(**CONFIG))
+    net = initialise(ResMAP(**(PLAIN if a.plain else CONFIG)))
     ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
     opt = torch.optim.Adam(net.parameters(), lr=a.peak, betas=(0.9, 0.99))
     step, spent, seen = 0, 0.0, 0
@@ -315,10 +335,14 @@ def main():
         seen += xp.numel() // 3
         return net.pool(net.encode(xp)[3].float())
 
-    def classify(full, small, cls, kind):
+    def views(full, g):
+        """What the classifier sees: the pooled latent, and with two views that of the shrunken whole slice."""
+        return full if a.plain else torch.cat([full, pooled(shrunk(g, PIXELS))], 1)
+
+    def classify(features, cls, kind):
         # a faint field is easily taken for clean, and costs more when missed: bias weighs double
         with torch.autocast("cpu", enabled=False):
-            l = net.logits(torch.cat([full, small], 1))
+            l = net.logits(features)
         note("acc_" + kind, (l.argmax(1) == cls).float().mean())
         return F.cross_entropy(l, torch.full((l.shape[0],), cls)) * (2 if cls == 2 else 1)
 
@@ -328,7 +352,7 @@ def main():
 
     def visible(g, db=43):
         """Too faint an artifact is not called one: the classifier is not asked there."""
-        return (g[0] - g[1]).square().mean().item() > 10 ** (-db / 10)
+        return a.ce > 0 and (g[0] - g[1]).square().mean().item() > 10 ** (-db / 10)
 
     def reps(kind):
         r = work.get(kind, 1.0)
@@ -338,15 +362,15 @@ def main():
         """L1 counts relative to what the artifact did, or the strong ones would be all that is learned."""
         return loss * (0.06 / (0.02 + (z[0] - z[1]).square().mean().sqrt().item()))
 
-    def task_motion():
-        g, th = pool.sample("motion")
-        z = large(g, th, progress, shrink=0.8)          # ghosts come from afar: crops do not show from where
-        loss, full, out = restore(z[0], z[1], CLASS["motion"])
-        note("l1_motion", loss)
-        note("gain_motion", gain(out, z[0], z[1]))
-        loss = weighted(loss, z) * weights["motion"]
-        if visible(g):
-            loss = loss + a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), 0, "motion")
+    def task_whole(kind, db=43):
+        g, th = pool.sample(kind)
+        z = large(g, th, progress, shrink=0.8)          # ghosts and fields come from afar: crops do not show from where
+        loss, full, out = restore(z[0], z[1], CLASS[kind])
+        note("l1_" + kind, loss)
+        note("gain_" + kind, gain(out, z[0], z[1]))
+        loss = weighted(loss, z) * weights[kind]
+        if visible(g, db):
+            loss = loss + a.ce * classify(views(full, g[0]), CLASS[kind], kind)
         return loss
 
     def task_noise():
@@ -358,7 +382,7 @@ def main():
         note("gain_noise", gain(out, z[0], z[1]))
         loss = weighted(loss, z) * weights["noise"]
         if visible(g) and u >= 0.7:
-            loss = loss + a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), 1, "noise")
+            loss = loss + a.ce * classify(views(full, g[0]), 1, "noise")
         return loss
 
     recent = collections.deque(maxlen=24)           # pooled full views of biased and clean slices
@@ -366,9 +390,11 @@ def main():
     def ask_large(g, th, cls, kind, whole):
         full = pooled(large(g, th, progress, whole)[0])
         recent.append(full.detach())
-        return a.ce * classify(full, pooled(shrunk(g[0], PIXELS)), cls, kind)
+        return a.ce * classify(views(full, g[0]), cls, kind)
 
     def task_bias():
+        if a.plain:
+            return task_whole("bias", 36)
         total = 0
         for _ in range(3):
             z, own = pool.fields(2)
@@ -380,8 +406,8 @@ def main():
             # last seen: only the shrunken view can tell, and it has to
             if visible(z, 34) and recent:
                 full = torch.cat([random.choice(recent) for _ in range(2)])
-                total = total + a.pairs / 6 * (classify(full, small, 2, "pair_bias") +
-                                               classify(full, pooled(z[1] * own), 3, "pair_clean"))
+                total = total + a.pairs / 6 * (classify(torch.cat([full, small], 1), 2, "pair_bias") +
+                                               classify(torch.cat([full, pooled(z[1] * own)], 1), 3, "pair_clean"))
         g, th = pool.sample("bias")
         if visible(g, 36):
             total = total + ask_large(g, th, 2, "bias", 0.3)
@@ -389,10 +415,10 @@ def main():
 
     def task_clean():
         g, th = pool.slices("clean", 1)
-        loss = ask_large(g, th, 3, "clean", 0.6)
-        if random.random() < 0.1:
+        loss = ask_large(g, th, 3, "clean", 0.6) if a.ce else torch.zeros((), requires_grad=True)
+        if random.random() < 0.2:
             z = large(g, th, progress, 0)
-            extra, full, out = restore(z[0], z[1], random.choice((0, 1)))
+            extra, full, out = restore(z[0], z[1], random.choice((0, 1, 2) if a.plain else (0, 1)))
             note("l1_clean", extra)
             loss = loss + 0.5 * extra
         return loss
@@ -400,7 +426,7 @@ def main():
     def step_of(x, cls, codes=None):
         """One of the network's own steps on a scaled slice [1, 1, H, W], as the program does it."""
         h, w = x.shape[-2:]
-        if cls == CLASS["bias"]:
+        if cls == CLASS["bias"] and not a.plain:
             small = shrunk(x, PIXELS)
             sh, sw = small.shape[-2:]
             sp = pad8(small)
@@ -423,7 +449,7 @@ def main():
         single = sum(some) == 1
         for _ in range(random.choice((1, 1, 2)) if single else random.choice((0, 0, 1, 1, 2))):
             with torch.no_grad():
-                v = net.logits(torch.cat([pooled(x), pooled(shrunk(x, PIXELS))], 1)).float()[0, :3]
+                v = net.logits(views(pooled(x), x)).float()[0, :3]
                 ok = [i for i in range(3) if some[i]]
                 # the step that the classifier would take, or one that makes sense
                 cls = int(v.argmax()) if random.random() < 0.6 else random.choice(ok)
@@ -442,9 +468,9 @@ def main():
         if gains[best] < 0.15 or not visible((x, y), 45):
             best = CLASS["clean"]
         note("state_clean", torch.tensor(float(best == 3)))
-        return a.ce * classify(full, pooled(shrunk(x, PIXELS)), best, "state")
+        return a.ce * classify(views(full, x), best, "state")
 
-    tasks = {"motion": task_motion, "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state}
+    tasks = {"motion": lambda: task_whole("motion"), "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state}
     ending = []
     signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
     saved = reported = time.time()
