@@ -6,8 +6,8 @@ class, and what each class's step does to clean scans.  (Mixtures and cascades: 
 Every volume is corrupted whole, in 3-D, by artifacts.py with a fixed seed; a central slab of the result is written
 as NIfTI, restored by `resmap restore --order CLASS --steps 1` and classified by `resmap classify --json`.  PSNR: range 1
 on the clean slab's scaled intensities, whole slab; gains are means over volumes.  Peers for noise: the Gaussian filter
-of the best width for each volume, and non-local means with the noise level known.  Recall is over the slices whose PSNR
-the artifact took below 35 dB, and over all of them.  Prints Markdown.
+of the best width for each volume, and non-local means slice by slice, told the noise level or measuring it (scikit-image's
+estimate_sigma).  Recall is over the slices whose PSNR the artifact took below 35 dB, and over all of them.  Prints Markdown.
 """
 import argparse
 import json
@@ -18,7 +18,7 @@ import tempfile
 import nibabel
 import numpy as np
 import scipy.ndimage
-from skimage.restoration import denoise_nl_means
+from skimage.restoration import denoise_nl_means, estimate_sigma
 
 import artifacts
 from data import KINDS, load, manifest
@@ -83,61 +83,65 @@ def main():
     work = a.work or tempfile.mkdtemp(prefix="resmap-val-")
     os.makedirs(work, exist_ok=True)
     common = ["-m", a.model, "-d", a.device]
-    gains = {k: [] for k in KINDS[:3]}
-    before_all = {k: [] for k in KINDS[:3]}
-    gauss, nlm, confusion, lines = [], [], np.zeros((4, 4), int), []
-    hits, clear, volumes, forced = ({k: [] for k in KINDS} for _ in range(4))
+    volumes = []
     for i, (row, slabs, axis) in enumerate(cases(a.split, a.preset, a.slices, work, a.limit)):
         if a.prepare:
             continue
         numbers = scale_numbers(slabs["clean"])
         scaled = lambda v: (np.asarray(v, np.float64) - numbers[0]) / (numbers[1] - numbers[0])
         clean = scaled(slabs["clean"])
+        of = {"split": row["split"], "called": {}, "clear": {}, "before": {}, "gain": {}, "forced": {}}
         cells = [os.path.basename(row["path"]).replace(".nii.gz", "")]
         for kind in KINDS:
             src, dst = os.path.join(work, "%d-%s.nii" % (i, kind)), os.path.join(work, "%d-%s-restored.nii" % (i, kind))
             answer = json.loads(run([a.resmap, "classify", "--json"] + common + [src]))["volumes"][0]
-            volumes[kind].append(answer["class"] == kind)
             x = scaled(slabs[kind])
-            for s, ours, ref in zip(answer["slices"], np.moveaxis(x, axis, 0), np.moveaxis(clean, axis, 0)):
-                hits[kind].append(s["class"] == kind)
-                if kind == "clean" or psnr(ref, ours) < 35:
-                    clear[kind].append(s["class"] == kind)
-                confusion[KINDS.index(kind), KINDS.index(s["class"])] += 1
+            of["called"][kind] = [s["class"] for s in answer["slices"]]
+            of["clear"][kind] = [kind == "clean" or psnr(ref, ours) < 35
+                                 for ours, ref in zip(np.moveaxis(x, axis, 0), np.moveaxis(clean, axis, 0))]
             if kind == "clean":
                 for c in KINDS[:3]:
                     run([a.resmap, "restore", "-f", "--order", c, "--steps", "1"] + common + [src, dst])
-                    forced[c].append(psnr(clean, scaled(nibabel.load(dst).get_fdata())))
+                    of["forced"][c] = psnr(clean, scaled(nibabel.load(dst).get_fdata()))
                 continue
             run([a.resmap, "restore", "-f", "--order", kind, "--steps", "1"] + common + [src, dst])
-            y = scaled(nibabel.load(dst).get_fdata())
-            before, after = psnr(clean, x), psnr(clean, y)
-            gains[kind].append(after - before)
-            before_all[kind].append(before)
+            before, after = psnr(clean, x), psnr(clean, scaled(nibabel.load(dst).get_fdata()))
+            of["before"][kind], of["gain"][kind] = before, after - before
             cells.append("%.2f → %.2f (%+.2f)" % (before, after, after - before))
             if kind == "noise":
                 widths = lambda g: tuple(0 if d == axis else g for d in range(3))
-                gauss.append(max(psnr(clean, scipy.ndimage.gaussian_filter(x, widths(g))) for g in WIDTHS) - before)
-                sigma = np.std(x - clean)
-                z = np.stack([denoise_nl_means(s, patch_size=5, patch_distance=6, h=0.8 * sigma, sigma=sigma, fast_mode=True)
-                              for s in np.moveaxis(x, axis, 0)])
-                nlm.append(psnr(clean, np.moveaxis(z, 0, axis)) - before)
-        lines.append("| " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
+                of["gauss"] = max(psnr(clean, scipy.ndimage.gaussian_filter(x, widths(g))) for g in WIDTHS) - before
+                for name, level in (("told", lambda s: np.std(x - clean)), ("measured", lambda s: max(estimate_sigma(s), 1e-5))):
+                    z = np.stack([denoise_nl_means(s, 5, 6, 0.8 * level(s), sigma=level(s)) for s in np.moveaxis(x, axis, 0)])
+                    of[name] = psnr(clean, np.moveaxis(z, 0, axis)) - before
+        of["line"] = "| " + " | ".join(cells) + " |"
+        print(of["line"], flush=True)
+        volumes.append(of)
     if a.prepare:
         return
-    print("\npreset `%s`, %d volumes, %d central slices each\n" % (a.preset, len(lines), a.slices))
-    print("| class | PSNR before | mean gain, dB | worst | recall of slices below 35 dB (how many) | of all slices | of volumes "
+    print("\npreset `%s`, %d central slices each\n" % (a.preset, a.slices))
+    print("| split, volumes | class | PSNR before | mean gain, dB | worst | recall of slices below 35 dB (how many) | of all slices "
           "| clean scans after that class's step: PSNR, worst |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for k in KINDS:
-        g = "| %.2f | %+.2f | %+.2f " % (np.mean(before_all[k]), np.mean(gains[k]), np.min(gains[k])) if k != "clean" else "| | | "
-        f = "%.1f, %.1f" % (np.mean(forced[k]), np.min(forced[k])) if k != "clean" else ""
-        print("| %s %s| %.2f (%d) | %.2f | %.2f | %s |" %
-              (k, g, np.mean(clear[k] or [np.nan]), len(clear[k]), np.mean(hits[k]), np.mean(volumes[k]), f))
-    print("\nPeers for noise: best Gaussian filter %+.2f dB, non-local means with known noise level %+.2f dB" % (np.mean(gauss), np.mean(nlm)))
-    print("\nSlices by class (rows: true; columns: called %s): %s" % (", ".join(KINDS), confusion.tolist()))
+    splits = a.split.split(",")
+    groups = [(s, [v for v in volumes if v["split"] == s]) for s in splits]
+    groups = [(s, some) for s, some in groups if some] + ([("all", volumes)] if len(splits) > 1 else [])
+    for split, some in groups:
+        for k in KINDS:
+            g = f = ""
+            if k != "clean":
+                each = lambda what: [v[what][k] for v in some]
+                g = "%.2f | %+.2f | %+.2f" % (np.mean(each("before")), np.mean(each("gain")), np.min(each("gain")))
+                f = "%.1f, %.1f" % (np.mean(each("forced")), np.min(each("forced")))
+            hits = np.array([c == k for v in some for c in v["called"][k]])
+            clear = np.array([c for v in some for c in v["clear"][k]])
+            print("| %s, %d | %s | %s | %.2f (%d) | %.2f | %s |" % (split, len(some), k, g or " | | ",
+                  hits[clear].mean() if clear.any() else np.nan, clear.sum(), hits.mean(), f))
+    print("\nPeers for noise, gain in dB: " + "; ".join(
+          "%s: best Gaussian filter %+.2f, non-local means told the level %+.2f, with the level measured %+.2f" % (split, *(np.mean([v[n] for v in some]) for n in ("gauss", "told", "measured"))) for split, some in groups))
+    table = [[sum(c == b for v in volumes for c in v["called"][k]) for b in KINDS] for k in KINDS]
+    print("\nSlices by class (rows: true; columns: called %s): %s" % (", ".join(KINDS), table))
     print("\n| volume | motion | noise | bias |\n| --- | --- | --- | --- |")
-    print("\n".join(lines))
+    print("\n".join(v["line"] for v in volumes))
 
 
 if __name__ == "__main__":
