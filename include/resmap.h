@@ -159,7 +159,8 @@ typedef struct resmap_options {
     uint64_t prompt_seed;
     resmap_plane plane;
     int no_scale;                /* 1: feed voxel values as they are */
-    resmap_precision precision;
+    resmap_precision precision;  /* AUTO: fp16 where the opened devices' tunings say that it is faster with such a
+                                  * network, and the model passes fp16's self-check there; else fp32 */
     uint64_t memory_mib;         /* most device memory; 0: the device's own limits */
 } resmap_options;
 
@@ -201,6 +202,7 @@ typedef struct resmap_device_report {
 typedef struct resmap_report {
     char *input, *output;        /* paths, NULL when from memory */
     char *model_name, *model_sha256;
+    char *precision_reason;      /* why the devices' precision was taken */
     size_t device_count;
     resmap_device_report *devices;
     const char *plane;           /* "axial", "coronal", "sagittal" */
@@ -249,6 +251,10 @@ RESMAP_API resmap_status resmap_restore_file(resmap_context *context, resmap_mod
  * (1e-4, with fp16 5e-4). */
 RESMAP_API resmap_status resmap_self_check(resmap_context *context, resmap_model *model, resmap_precision precision,
                                            double *error);
+/* What RESMAP_PRECISION_AUTO takes with this model on the opened devices, as far as their tunings tell (fp16 remains to be
+ * checked), and why, for people: valid until the next call. RESMAP_NO_DEVICE when none is opened. */
+RESMAP_API resmap_status resmap_auto_precision(resmap_context *context, const resmap_model *model,
+                                               resmap_precision *precision, const char **why);
 /* Folders used for caches, NULL where caching is off; static until the context is freed. */
 RESMAP_API const char *resmap_cache_folder(resmap_context *context);
 
@@ -283,6 +289,7 @@ typedef struct resmap_kernel_time {
 typedef struct resmap_timing {
     char *model_name, *device_name, *device_platform, *device_driver;
     const char *precision;       /* "fp32", "fp16"; "fp64" on the reference */
+    char *precision_reason;      /* why it was taken */
     size_t height, width;        /* as computed */
     size_t band_rows;            /* rows a band at full resolution */
     size_t run_count;
@@ -323,14 +330,15 @@ typedef struct resmap_tune_options {
 /* Fills in the defaults. */
 RESMAP_API void resmap_tune_options_init(resmap_tune_options *options);
 
-/* One variant of one operation. */
+/* One variant of one operation. The last operation is "precision", of the whole network: "fp32" or "fp16". */
 typedef struct resmap_trial {
     const char *operation, *variant;   /* static; variant "default": what is taken without a tuning */
     double error;                /* of a small task, against plain C: max |a-b| / max |b|; NaN: not run, or failed */
     double seconds;              /* all that the operation takes in one run of the network, at least; 0: not measured */
     double speedup;              /* over the default, measured in turns with it: the median; 0: not measured */
     int chosen;
-    char *problem;               /* why it cannot win: it failed, or its error is above 1e-5; NULL: nothing is wrong */
+    char *problem;               /* why it cannot win: it failed, or its error is above 1e-5, or its self-check failed;
+                                  * NULL: nothing is wrong */
 } resmap_trial;
 
 typedef struct resmap_tuning {
@@ -346,7 +354,8 @@ typedef struct resmap_tuning {
 } resmap_tuning;
 
 /* Tunes the opened device for this model's operations, keeps the file (in place of an older one), and takes the
- * winners at once. Every variant is compared with plain C before it is measured, and the whole network with the winners
+ * winners at once. Whether fp16 makes this network at least 5 % faster is measured too, and what was found for networks
+ * of other shapes is kept; that of the first use does it on GPUs only. Every variant is compared with plain C before it is measured, and the whole network with the winners
  * afterwards. Winners that do not make the network faster are not taken. On failure and when cancelled everything stays
  * as it was. RESMAP_BAD_ARGUMENT when several devices are opened; RESMAP_NO_DEVICE when none is, or the reference;
  * RESMAP_IO when the file cannot be kept (no cache folder, not writable, RESMAP_TUNING is "off", RESMAP_GEMM forces

@@ -19,6 +19,8 @@ struct resmap_context {
     size_t network_count;
     const struct resmap_model *network_model;
     rsm_storage network_storage;
+    const struct resmap_model *fp16_refused;   /* by its self-check: "auto" does not try it again */
+    char *precision_reason;      /* why that storage, for people; NULL: none was chosen yet */
 };
 
 /* The opened device (NULL: none) for what computes on one only; RESMAP_BAD_ARGUMENT, naming `what`, when

@@ -69,6 +69,7 @@ void resmap_context_free(resmap_context *context)
     drop_networks(context);
     rsm_devices_close(context->opened, context->opened_count);
     rsm_device_list_free(context->devices);
+    free(context->precision_reason);
     free(context->cache_folder);
     free(context);
 }
@@ -119,6 +120,7 @@ resmap_status resmap_open_device(resmap_context *context, const char *specificat
 
     RSM_TRY(rsm_devices_open(&context->env, specification, &devices, &count));
     drop_networks(context);
+    context->fp16_refused = NULL;
     rsm_devices_close(context->opened, context->opened_count);
     context->opened = devices;
     context->opened_count = count;
@@ -196,6 +198,7 @@ void resmap_model_free(resmap_model *model)
     if (model == NULL) return;
     context = (resmap_context *)model->env;   /* its first member */
     if (context->network_model == model) drop_networks(context);
+    if (context->fp16_refused == model) context->fp16_refused = NULL;   /* another may get its address */
     rsm_model_free(model);
 }
 
@@ -253,6 +256,50 @@ static rsm_storage storage_of(resmap_precision precision)
     return precision == RESMAP_PRECISION_FP16 ? RSM_FP16 : RSM_FP32;
 }
 
+static resmap_status give_reason(resmap_context *context, char *why)
+{
+    free(context->precision_reason);
+    context->precision_reason = why;
+    return why != NULL ? RESMAP_OK : rsm_no_memory(&context->env, 256);
+}
+
+/* What "auto" takes of fp32 and fp16 on one device, and why. */
+static char *storage_on(const rsm_device *device, const resmap_model *model, rsm_storage *storage)
+{
+    const char *name = rsm_device_info(device)->name;
+    const rsm_preference *preference;
+    char shape[RSM_SHAPE_LENGTH];
+
+    rsm_config_shape(&model->config, shape);
+    preference = rsm_preferred(device, shape);
+    *storage = preference != NULL ? preference->storage : RSM_FP32;
+    if (rsm_device_is_reference(device)) return rsm_strdup("the reference computes in float64");
+    if (preference == NULL) return rsm_format("fp16 was not measured with such a network on %s", name);
+    return rsm_format("fp16 was measured to have %d%% of fp32's speed on %s", preference->fp16_percent, name);
+}
+
+/* What "auto" takes: fp16 where it is preferred on every device, for devices that share a volume should give the same. */
+static resmap_status choose_storage(resmap_context *context, const resmap_model *model, rsm_storage *storage)
+{
+    if (context->opened_count == 0) return rsm_fail(&context->env, RESMAP_NO_DEVICE, "device: none is opened");
+    *storage = context->fp16_refused == model ? RSM_FP32 : RSM_FP16;
+    if (*storage == RSM_FP32) return give_reason(context, rsm_strdup("fp16 was tried, and failed"));
+    for (size_t i = 0; i < context->opened_count && *storage == RSM_FP16; i++)
+        RSM_TRY(give_reason(context, storage_on(context->opened[i], model, storage)));
+    return RESMAP_OK;
+}
+
+resmap_status resmap_auto_precision(resmap_context *context, const resmap_model *model, resmap_precision *precision,
+                                    const char **why)
+{
+    rsm_storage storage;
+
+    RSM_TRY(choose_storage(context, model, &storage));
+    *precision = storage == RSM_FP16 ? RESMAP_PRECISION_FP16 : RESMAP_PRECISION_FP32;
+    *why = context->precision_reason;
+    return RESMAP_OK;
+}
+
 /* Puts the model's network on every opened device. */
 static resmap_status load_networks(resmap_context *context, const resmap_model *model, rsm_storage storage)
 {
@@ -275,9 +322,9 @@ static resmap_status load_networks(resmap_context *context, const resmap_model *
 }
 
 /* The same, each tuned and checked once for its device and model. */
-static resmap_status use_networks(resmap_context *context, const resmap_model *model, resmap_precision precision)
+static resmap_status prepare_networks(resmap_context *context, const resmap_model *model, rsm_storage storage)
 {
-    RSM_TRY(load_networks(context, model, storage_of(precision)));
+    RSM_TRY(load_networks(context, model, storage));
     for (size_t i = 0; i < context->network_count;) {
         rsm_device *device = rsm_network_device(context->networks[i]);
         resmap_status status = RESMAP_OK;
@@ -297,6 +344,31 @@ static resmap_status use_networks(resmap_context *context, const resmap_model *m
         context->networks[i] = context->networks[--context->network_count];
     }
     return RESMAP_OK;
+}
+
+/* The networks with the precision asked for, or with what "auto" takes: fp16 on all devices or on none. */
+static resmap_status use_networks(resmap_context *context, const resmap_model *model, resmap_precision precision)
+{
+    rsm_storage storage = storage_of(precision);
+    resmap_status status;
+
+    if (precision != RESMAP_PRECISION_AUTO) {
+        RSM_TRY(give_reason(context, rsm_strdup("asked for")));
+        return prepare_networks(context, model, storage);
+    }
+    RSM_TRY(choose_storage(context, model, &storage));
+    if (storage == RSM_FP32) {
+        RSM_TRY(prepare_networks(context, model, RSM_FP32));
+        RSM_TRY(choose_storage(context, model, &storage));   /* a tuning may have been made */
+        if (storage == RSM_FP32) return RESMAP_OK;
+    }
+    status = prepare_networks(context, model, RSM_FP16);
+    if (status == RESMAP_OK && context->network_count == context->opened_count) return RESMAP_OK;
+    if (status == RESMAP_CANCELLED || status == RESMAP_NO_MEMORY) return status;
+    rsm_log(&context->env, RESMAP_LOG_WARNING, "fp32 is taken, for fp16 fails: %s", context->env.error);
+    context->fp16_refused = model;
+    RSM_TRY(choose_storage(context, model, &storage));
+    return prepare_networks(context, model, RSM_FP32);
 }
 
 resmap_status rsm_single_device(resmap_context *context, const char *what, rsm_device **device)
@@ -341,7 +413,8 @@ static resmap_status fill_report(resmap_context *context, const resmap_model *mo
 {
     report->model_name = rsm_strdup(model->name);
     report->model_sha256 = rsm_strdup(model->file.sha256);
-    if (report->model_name == NULL || report->model_sha256 == NULL)
+    report->precision_reason = rsm_strdup(context->precision_reason);
+    if (report->model_name == NULL || report->model_sha256 == NULL || report->precision_reason == NULL)
         return rsm_no_memory(&context->env, sizeof *report);
     return RESMAP_OK;
 }
@@ -541,6 +614,7 @@ void resmap_timing_free(resmap_timing *timing)
     free(timing->device_name);
     free(timing->device_platform);
     free(timing->device_driver);
+    free(timing->precision_reason);
     free(timing->run_seconds);
     free(timing->kernels);
     free(timing);
@@ -575,7 +649,9 @@ resmap_status resmap_time(resmap_context *context, resmap_model *model, const re
     t->device_platform = rsm_strdup(device->platform);
     t->device_driver = rsm_strdup(device->driver);
     t->precision = rsm_network_precision(context->networks[0]);
-    if (t->model_name == NULL || t->device_name == NULL || t->device_platform == NULL || t->device_driver == NULL)
+    t->precision_reason = rsm_strdup(context->precision_reason);
+    if (t->model_name == NULL || t->device_name == NULL || t->device_platform == NULL || t->device_driver == NULL ||
+        t->precision_reason == NULL)
         RSM_CHECK(rsm_no_memory(env, sizeof *t));
     RSM_CHECK(rsm_timing_run(context->networks[0], options, t));
     *timing = t;

@@ -122,6 +122,7 @@ static char *keep(rsm_device *device)
 {
     const rsm_tuning_failure failure = {RSM_TUNE_GATE, variant_of(device, RSM_TUNE_GATE, 0),
                                         "wrong:\nerror 0.3"};
+    const rsm_preference preference = {"resmap-dim8", RSM_FP16, 131};
     rsm_tuning_file *file;
     char *text = calloc(1, 1 << 14);
     FILE *stream;
@@ -129,7 +130,7 @@ static char *keep(rsm_device *device)
     rsm_tuned_set(device, RSM_TUNE_GEMM_DEEP, variant_of(device, RSM_TUNE_GEMM_DEEP, 1));
     rsm_tuned_set(device, RSM_TUNE_LAYER_NORM, variant_of(device, RSM_TUNE_LAYER_NORM, 0));
     OK(rsm_tuning_begin(device, &file));
-    OK(rsm_tuning_keep(file, "for a test", &failure, 1));
+    OK(rsm_tuning_keep(file, "for a test", &preference, &failure, 1));
     rsm_tuning_end(file);
     stream = fopen(rsm_tuning_path(device), "r");
     ck_assert(text && stream);
@@ -158,6 +159,7 @@ static int load(rsm_device *device)
     ck_assert_int_eq(warnings + notes, strncmp(rsm_tuning_state(device), "ignored: ", 9) == 0);
     ck_assert_int_eq(warnings + notes,
                      rsm_tuning_missing(device) && access(rsm_tuning_path(device), F_OK) == 0);
+    some |= rsm_preferred(device, "resmap-dim8") != NULL;
     if (rsm_tuning_missing(device)) ck_assert_int_eq(some, 0);
     return !rsm_tuning_missing(device);
 }
@@ -214,6 +216,10 @@ START_TEST(kept_and_read_again)
         ck_assert_ptr_eq(rsm_tuned(again, (rsm_tunable)i), rsm_tuned(device, (rsm_tunable)i));
     ck_assert_ptr_nonnull(rsm_tuned(again, RSM_TUNE_GEMM_DEEP));
     ck_assert_ptr_nonnull(strstr(rsm_tuning_state(again), ".txt: for a test"));
+    ck_assert_ptr_nonnull(strstr(text, "\nprecision resmap-dim8 fp16 131%\n"));
+    ck_assert_int_eq(rsm_preferred(again, "resmap-dim8")->storage, RSM_FP16);
+    ck_assert_int_eq(rsm_preferred(again, "resmap-dim8")->fp16_percent, 131);
+    ck_assert_ptr_null(rsm_preferred(again, "resmap-dim"));
     choices = rsm_tuning_choices(again);
     ck_assert_ptr_nonnull(strstr(choices, "gemm-deep "));
     ck_assert_ptr_nonnull(strstr(choices, "layer-norm "));
@@ -259,12 +265,22 @@ START_TEST(foreign_and_stale)
 {
     rsm_device *device = open_device();
     char *text = keep(device), *longer, path[512], other[520];
+    static const char *const broken[] = {
+        " fp16 0%\n", " fp16 -131%\n", " fp16 131\n", " fp16 131%%\n", " fp16 131% 2\n", " fp16 fast\n", " fp16\n",
+        " fp64 131%\n", " 131%\n", "\n", " fp16 131%\nprecision resmap-dim8 fp16 131%\n"};
 
     snprintf(path, sizeof path, "%s", rsm_tuning_path(device));   /* loading makes a new one */
 
     ck_assert(load_with(device, text, "\nmade ", "\nmade by hand "));
-    ck_assert(!load_with(device, text, "tuning 1\n", "tuning 2\n"));
+    ck_assert(load_with(device, text, "tuning 2\n", "tuning 1\n"));   /* an older one */
+    ck_assert(!load_with(device, text, "tuning 2\n", "tuning 3\n"));
     ck_assert_int_eq(notes, 1);
+    ck_assert(load_with(device, text, "\nprecision ", "\n# precision "));
+    ck_assert_ptr_null(rsm_preferred(device, "resmap-dim8"));
+    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
+        ck_assert_msg(!load_with(device, text, " fp16 131%\n", broken[i]), "taken: %s", broken[i]);
+        ck_assert_int_eq(warnings, 1);
+    }
     ck_assert(!load_with(device, text, "\nkernels ", "\nkernels 0"));
     ck_assert_int_eq(notes, 1);
     ck_assert(!load_with(device, text, "\nkernels ", "\n# kernels "));
@@ -304,6 +320,43 @@ START_TEST(foreign_and_stale)
     ck_assert(!load(device));
     ck_assert_str_eq(rsm_tuning_state(device), "none yet");
     free(text);
+    rsm_device_close(device);
+}
+END_TEST
+
+/* Those of other networks stay; of one network there is one, and in all the latest 32. */
+START_TEST(preferences_of_many_networks)
+{
+    rsm_device *device = open_device();
+    rsm_tuning_file *file;
+    char name[32];
+
+    free(keep(device));
+    for (int i = 0; i < RSM_PREFERENCES + 1; i++) {
+        rsm_preference preference = {"", RSM_FP32, 90};
+        snprintf(preference.network, sizeof preference.network, "network-%d", i);
+        for (int again = 0; again < 2; again++) {
+            preference.fp16_percent += i;
+            OK(rsm_tuning_begin(device, &file));
+            OK(rsm_tuning_keep(file, "for a test", &preference, NULL, 0));
+            rsm_tuning_end(file);
+            if (i == RSM_PREFERENCES - 1 && again == 0) ck_assert(load(device));
+        }
+        if (i == 7) ck_assert_int_eq(rsm_preferred(device, "resmap-dim8")->fp16_percent, 131);
+    }
+    ck_assert(load(device));
+    ck_assert_ptr_null(rsm_preferred(device, "resmap-dim8"));
+    ck_assert_ptr_null(rsm_preferred(device, "network-0"));
+    for (int i = 1; i < RSM_PREFERENCES + 1; i++) {
+        snprintf(name, sizeof name, "network-%d", i);
+        ck_assert_ptr_nonnull(rsm_preferred(device, name));
+        ck_assert_int_eq(rsm_preferred(device, name)->fp16_percent, 90 + 2 * i);
+    }
+    OK(rsm_tuning_begin(device, &file));
+    OK(rsm_tuning_keep(file, "for a test", NULL, NULL, 0));
+    rsm_tuning_end(file);
+    ck_assert(load(device));
+    ck_assert_ptr_nonnull(rsm_preferred(device, "network-1"));
     rsm_device_close(device);
 }
 END_TEST
@@ -559,6 +612,7 @@ int main(void)
     tcase_add_test(tests, kept_and_read_again);
     tcase_add_test(tests, damaged);
     tcase_add_test(tests, foreign_and_stale);
+    tcase_add_test(tests, preferences_of_many_networks);
     tcase_add_test(tests, turned_off);
     tcase_add_test(tests, nowhere_to_keep_it);
     tcase_add_test(tests, winners_are_used);

@@ -20,6 +20,7 @@ static void print_timing(const resmap_timing *t)
     }
     printf("%s, %zu x %zu, %s, on %s (%s)\n", t->model_name, t->height, t->width, t->precision,
            t->device_name, t->device_platform);
+    printf("%s: %s\n", t->precision, t->precision_reason);
     printf("%.4g s a slice (median of %zu, %.4g to %.4g), %.1f GFLOP/s of %.4g GFLOP\n", t->seconds,
            t->run_count, least, most, 1e-9 * t->flop / t->seconds, 1e-9 * t->flop);
     printf("%s of device memory at most, bands of %zu rows\n", cli_bytes(t->device_bytes_peak, bytes),

@@ -1,6 +1,13 @@
 #include "cli.h"
 
-static void print_json(const resmap_device *list, size_t count)
+#include <stdlib.h>
+
+/* What --precision auto takes on each device, "" where that cannot be said, and why. */
+typedef struct choice {
+    char precision[8], why[256];
+} choice;
+
+static void print_json(const resmap_device *list, const choice *choices, size_t count)
 {
     printf("{\n  \"devices\": [");
     for (size_t i = 0; i < count; i++) {
@@ -8,7 +15,8 @@ static void print_json(const resmap_device *list, size_t count)
         const struct {
             const char *key, *text;
         } texts[] = {{"platform", d->platform}, {"name", d->name},       {"type", d->type},
-                     {"driver", d->driver},     {"version", d->version}, {"reason", d->reason}};
+                     {"driver", d->driver},     {"version", d->version}, {"reason", d->reason},
+                     {"precision", choices[i].precision}, {"precision_reason", choices[i].why}};
         const struct {
             const char *key;
             unsigned long long value;
@@ -41,7 +49,7 @@ static void print_json(const resmap_device *list, size_t count)
     printf("%s]\n}\n", count ? "\n  " : "");
 }
 
-static void print_table(const resmap_device *list, size_t count)
+static void print_table(const resmap_device *list, const choice *choices, size_t count)
 {
     if (count == 0) {
         printf("no OpenCL device (-d reference computes in plain C, slowly)\n");
@@ -61,7 +69,42 @@ static void print_table(const resmap_device *list, size_t count)
                : d->usable ? "usable"
                            : "not usable",
                d->reason);
+        if (choices[i].precision[0])
+            printf("                                            %s: %s\n", choices[i].precision, choices[i].why);
     }
+}
+
+/* Opens the device in `opener`, for its tuning. */
+static void choose(resmap_context *opener, const resmap_model *model, const resmap_device *device, choice *chosen)
+{
+    char specification[16];
+    resmap_precision precision;
+    const char *why = NULL;
+    resmap_status status;
+
+    snprintf(specification, sizeof specification, "%d", device->index);
+    status = resmap_open_device(opener, specification);
+    if (status == RESMAP_OK) status = resmap_auto_precision(opener, model, &precision, &why);
+    if (status == RESMAP_OK) snprintf(chosen->precision, sizeof chosen->precision, "%s", cli_precisions[precision]);
+    snprintf(chosen->why, sizeof chosen->why, "%s", status == RESMAP_OK ? why : resmap_error(opener));
+}
+
+/* For every device that is usable; nothing is said without the model. */
+static choice *choose_all(const cli_common *common, const resmap_device *list, size_t count)
+{
+    choice *choices = calloc(count + 1, sizeof *choices);
+    resmap_context *opener = count > 0 && choices ? cli_start(common) : NULL;   /* the list is the other's */
+    resmap_model *model = NULL;
+
+    if (opener) resmap_model_open(opener, common->model, &model);
+    for (size_t i = 0; opener && i < count; i++) {
+        if (!list[i].usable) continue;
+        if (model) choose(opener, model, &list[i], &choices[i]);
+        else snprintf(choices[i].why, sizeof choices[i].why, "%s", resmap_error(opener));
+    }
+    resmap_model_free(model);
+    resmap_context_free(opener);
+    return choices;
 }
 
 static int run(const cli_command *command, int argc, char **argv)
@@ -69,11 +112,13 @@ static int run(const cli_command *command, int argc, char **argv)
     cli_common common = CLI_COMMON_INIT;
     int json = 0;
     const cli_option table[] = {
+        CLI_OPTION_MODEL(&common),
         CLI_TAKES(0, "json", NULL, "print JSON", CLI_FLAG, &json),
         CLI_OPTION_VERBOSE(&common),
     };
     resmap_context *context;
     const resmap_device *list = NULL;
+    choice *choices = NULL;
     size_t count = 0;
     char **operands;
     resmap_status done;
@@ -84,8 +129,14 @@ static int run(const cli_command *command, int argc, char **argv)
     if (!context) return 1;
     done = resmap_list_devices(context, &list, &count);
     status = done == RESMAP_OK ? 0 : cli_failed(context, done);
-    if (status == 0 && json) print_json(list, count);
-    if (status == 0 && !json) print_table(list, count);
+    if (status == 0) choices = choose_all(&common, list, count);
+    if (status == 0 && !choices) {
+        fprintf(stderr, "resmap: memory: not enough for a list\n");
+        status = 1;
+    }
+    if (status == 0 && json) print_json(list, choices, count);
+    if (status == 0 && !json) print_table(list, choices, count);
+    free(choices);
     resmap_context_free(context);
     return status;
 }

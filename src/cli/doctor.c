@@ -42,6 +42,8 @@ static void print_device(const resmap_device *d)
 static int check_device(resmap_context *context, resmap_model *model, int index)
 {
     char specification[16];
+    resmap_precision precision;
+    const char *why;
     double error = 0;
     resmap_status status;
 
@@ -57,10 +59,10 @@ static int check_device(resmap_context *context, resmap_model *model, int index)
     fflush(stdout);
     if (status != RESMAP_OK || cli_signal()) return status != RESMAP_OK;
     /* A device without it is as good: it is an offer. */
-    if (resmap_self_check(context, model, RESMAP_PRECISION_FP16, &error) == RESMAP_OK)
-        printf("  fp16       passed, relative error %.1e; --precision fp16 takes it, auto fp32\n", error);
-    else
+    if (resmap_self_check(context, model, RESMAP_PRECISION_FP16, &error) != RESMAP_OK)
         printf("  fp16       refused: %s\n", resmap_error(context));
+    else if (resmap_auto_precision(context, model, &precision, &why) == RESMAP_OK)
+        printf("  fp16       passed, relative error %.1e; auto takes %s: %s\n", error, cli_precisions[precision], why);
     cli_progress_clear();
     fflush(stdout);
     return status != RESMAP_OK;

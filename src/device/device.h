@@ -177,6 +177,15 @@ int rsm_tuning_missing(const rsm_device *device);
 /* The variants taken, a line each, for keys of what depends on them; fresh memory, NULL when there is none left. */
 char *rsm_tuning_choices(const rsm_device *device);
 
+/* What a network is run with, where that changes its result or its memory more than a variant does. */
+typedef struct rsm_preference {
+    char network[128];           /* its shape in a word: speed does not depend on weights */
+    rsm_storage storage;         /* what "auto" takes */
+    int fp16_percent;            /* speed with fp16, of that with fp32 */
+} rsm_preference;
+/* What was measured for such networks; NULL: nothing. */
+const rsm_preference *rsm_preferred(const rsm_device *device, const char *network);
+
 /* A file to be made. Begun before the measuring: what could not be kept need not be measured. RESMAP_IO also when
  * another process is tuning. */
 typedef struct rsm_tuning_file rsm_tuning_file;
@@ -186,9 +195,10 @@ typedef struct rsm_tuning_failure {
     const char *why;
 } rsm_tuning_failure;
 resmap_status rsm_tuning_begin(rsm_device *device, rsm_tuning_file **file);
-/* Writes the variants that the device takes now, whole or not at all. made: how, for people. */
-resmap_status rsm_tuning_keep(rsm_tuning_file *file, const char *made, const rsm_tuning_failure *failures,
-                              size_t failure_count);
+/* Writes the variants that the device takes now, and its preferences with `preference` (NULL: none is new) among them,
+ * whole or not at all. made: how, for people. */
+resmap_status rsm_tuning_keep(rsm_tuning_file *file, const char *made, const rsm_preference *preference,
+                              const rsm_tuning_failure *failures, size_t failure_count);
 void rsm_tuning_end(rsm_tuning_file *file);
 
 /* ---- GEMM ---- */

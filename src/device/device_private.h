@@ -116,6 +116,8 @@ void rsm_profile_close(rsm_device *device);
 
 /* ---- tuning.c ---- */
 
+enum { RSM_PREFERENCES = 32 };   /* networks that a device's file tells of, the latest ones */
+
 void rsm_tuning_close(rsm_device *device);
 
 /* ---- device.c ---- */
@@ -140,6 +142,8 @@ struct rsm_device {
     const rsm_variant *tuned[RSM_TUNABLES];   /* NULL: by rule */
     char *tuning_path, *tuning_state;   /* NULL: no file, nothing to say */
     int tuning_missing;
+    rsm_preference preferences[RSM_PREFERENCES];
+    size_t preference_count;
     rsm_fft_entry *ffts;         /* plans, the one used last first */
     rsm_profile *profile;        /* NULL: none is taken */
 };

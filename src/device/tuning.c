@@ -1,7 +1,7 @@
 /* Tunings on disk: a text file a device in the folder "tuning" of the cache folder, to be read, edited and
  * deleted by people. It is believed only when every line is understood and it was made on this device, with this
  * driver and these kernels. What a device cannot do (lines "fails") is kept apart from what it is fastest with
- * (lines "use"). */
+ * (lines "use", and for networks of one shape "precision"). */
 #include "device/device_private.h"
 
 #include <ctype.h>
@@ -17,7 +17,8 @@
 
 #include "device/kernels.h"
 
-#define FIRST_LINE "resmap tuning 1"
+#define FIRST_LINE "resmap tuning 2"
+#define OLDER_FIRST_LINE "resmap tuning 1"       /* knew no preferences */
 enum { MOST_BYTES = 1 << 16 };
 
 struct rsm_tuning_file {
@@ -126,9 +127,35 @@ typedef struct reading {
     const char *key, *kernels;
     const rsm_variant *tuned[RSM_TUNABLES];
     int seen[RSM_TUNABLES], key_seen, kernels_seen, ended;
+    rsm_preference preferences[RSM_PREFERENCES];
+    size_t preference_count;
     int stale;                   /* 1: nobody's fault, resmap has changed */
     char made[128];
 } reading;
+
+static size_t find_preference(const rsm_preference *preferences, size_t count, const char *network)
+{
+    size_t i = 0;
+    while (i < count && strcmp(preferences[i].network, network) != 0) i++;
+    return i;
+}
+
+/* "NETWORK fp16 131%" */
+static const char *take_precision(reading *r, const char *text)
+{
+    rsm_preference p;
+    char storage[8], percent, more;
+    /* Whole numbers: the decimal point depends on the locale. */
+    if (sscanf(text, "%127s %7s %5d%c%c", p.network, storage, &p.fp16_percent, &percent, &more) != 4
+        || percent != '%' || p.fp16_percent <= 0) return "not understood";
+    p.storage = strcmp(storage, "fp16") == 0 ? RSM_FP16 : RSM_FP32;
+    if (p.storage == RSM_FP32 && strcmp(storage, "fp32") != 0) return "no such precision";
+    if (find_preference(r->preferences, r->preference_count, p.network) < r->preference_count)
+        return "a network twice";
+    if (r->preference_count == RSM_PREFERENCES) return "too many networks";
+    r->preferences[r->preference_count++] = p;
+    return NULL;
+}
 
 /* One line after the first; NULL, or what is wrong with it. */
 static const char *take_line(reading *r, char *line)
@@ -154,6 +181,8 @@ static const char *take_line(reading *r, char *line)
         if (r->seen[what]) return "an operation twice";
         r->seen[what] = 1;
         r->tuned[what] = variant;
+    } else if (strncmp(line, "precision ", 10) == 0) {
+        return take_precision(r, line + 10);
     } else if (sscanf(line, "fails %63s %63s", name, variant_name) == 2) {
         if (!find(r->device, name, variant_name, &what, &variant)) return "no such operation or variant here";
     } else {
@@ -176,7 +205,8 @@ static const char *parse(reading *r, char *text, int *line)
         if (*line > 1) {
             wrong = take_line(r, text);
         } else {
-            wrong = strcmp(text, FIRST_LINE) == 0 ? NULL : "not a tuning file of this version";
+            wrong = strcmp(text, FIRST_LINE) == 0 || strcmp(text, OLDER_FIRST_LINE) == 0
+                ? NULL : "not a tuning file of this version";
             r->stale = wrong && strncmp(text, "resmap tuning ", 14) == 0;
         }
         if (wrong) return wrong;
@@ -207,6 +237,8 @@ static void read_file(rsm_device *device, const char *key, const char *kernels)
     free(text);
     if (!wrong) {
         memcpy(device->tuned, r.tuned, sizeof device->tuned);
+        memcpy(device->preferences, r.preferences, sizeof device->preferences);
+        device->preference_count = r.preference_count;
         device->tuning_missing = 0;
         set_state(device, rsm_format("%s%s%s", device->tuning_path, r.made[0] ? ": " : "", r.made));
         rsm_log(device->env, RESMAP_LOG_DEBUG, "tuning: %s", device->tuning_path);
@@ -236,6 +268,7 @@ resmap_status rsm_tuning_load(rsm_device *device)
     resmap_status status = RESMAP_OK;
     rsm_tuning_close(device);
     memset(device->tuned, 0, sizeof device->tuned);
+    device->preference_count = 0;
     if (device->reference) return RESMAP_OK;
     if (asked && strcmp(asked, "off") == 0) {
         set_state(device, rsm_strdup("off: RESMAP_TUNING says so"));
@@ -292,6 +325,12 @@ char *rsm_tuning_choices(const rsm_device *device)
         text = longer;
     }
     return text;
+}
+
+const rsm_preference *rsm_preferred(const rsm_device *device, const char *network)
+{
+    size_t i = find_preference(device->preferences, device->preference_count, network);
+    return i < device->preference_count ? &device->preferences[i] : NULL;
 }
 
 /* ---- Writing ---- */
@@ -351,13 +390,29 @@ static void write_line(FILE *stream, const char *format, ...)
     fprintf(stream, "%s\n", line);
 }
 
-resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_tuning_failure *failures,
-                              size_t failure_count)
+/* Puts it in the place of one for such networks, or last, where there is no room in that of the oldest. */
+static size_t add_preference(rsm_preference *preferences, size_t count, const rsm_preference *added)
+{
+    size_t at = find_preference(preferences, count, added->network);
+    if (at == RSM_PREFERENCES) {
+        memmove(preferences, preferences + 1, (RSM_PREFERENCES - 1) * sizeof *preferences);
+        at = --count;
+    }
+    preferences[at] = *added;
+    return at == count ? count + 1 : count;
+}
+
+resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_preference *preference,
+                              const rsm_tuning_failure *failures, size_t failure_count)
 {
     rsm_device *device = t->device;
+    rsm_preference preferences[RSM_PREFERENCES];
+    size_t preference_count = device->preference_count;
     char kernels[65], *key = device_key(device);
     resmap_status status = kernels_key(device->env, kernels);
     int failed;
+    memcpy(preferences, device->preferences, sizeof preferences);
+    if (preference) preference_count = add_preference(preferences, preference_count, preference);
     if (status == RESMAP_OK && !key) status = rsm_no_memory(device->env, strlen(device->identity));
     if (status == RESMAP_OK) {
         fprintf(t->stream, FIRST_LINE "\n"
@@ -370,6 +425,11 @@ resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_tu
         for (int i = 0; i < RSM_TUNABLES; i++)
             write_line(t->stream, "use %s %s", rsm_tunable_name((rsm_tunable)i),
                        device->tuned[i] ? device->tuned[i]->name : "default");
+        if (preference_count > 0)
+            fprintf(t->stream, "# What \"auto\" takes for networks of one shape; fp16's speed, fp32's being 100%%.\n");
+        for (size_t i = 0; i < preference_count; i++)
+            write_line(t->stream, "precision %s %s %d%%", preferences[i].network,
+                       preferences[i].storage == RSM_FP16 ? "fp16" : "fp32", preferences[i].fp16_percent);
         if (failure_count > 0) fprintf(t->stream, "# What the device cannot do, or does wrongly.\n");
         for (size_t i = 0; i < failure_count; i++)
             write_line(t->stream, "fails %s %s %s", rsm_tunable_name(failures[i].what),
@@ -384,6 +444,8 @@ resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_tu
             free(t->temporary);
             t->temporary = NULL;
             device->tuning_missing = 0;
+            memcpy(device->preferences, preferences, sizeof preferences);
+            device->preference_count = preference_count;
             set_state(device, rsm_format("%s: %s", device->tuning_path, made));
         }
     }

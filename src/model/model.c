@@ -131,6 +131,16 @@ size_t rsm_config_hidden(const rsm_config *config, size_t channels)
     return (size_t)((double)channels * config->ffn_expansion_factor);
 }
 
+void rsm_config_shape(const rsm_config *config, char text[RSM_SHAPE_LENGTH])
+{
+    const size_t *n = config->num_blocks, *h = config->heads;
+
+    snprintf(text, RSM_SHAPE_LENGTH, "%s-dim%zu-blocks%zu.%zu.%zu.%zu.%zu-heads%zu.%zu.%zu.%zu-hidden%zu%s",
+             config->arch == RSM_ARCH_RESTORMER ? "restormer" : "resmap", config->dim, n[0], n[1], n[2], n[3],
+             config->num_refinement_blocks, h[0], h[1], h[2], h[3],
+             rsm_config_hidden(config, 8 * config->dim), config->norm_with_bias ? "-bias" : "");
+}
+
 int rsm_config_class(const rsm_config *config, const char *name)
 {
     for (size_t i = 0; i < config->class_count; i++)

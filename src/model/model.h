@@ -79,6 +79,10 @@ typedef resmap_status (*rsm_model_visit_fn)(void *data, const char *name, size_t
 resmap_status rsm_model_visit(const rsm_config *config, rsm_model_visit_fn visit, void *data);
 /* hidden = int(channels * factor), as Restormer's. */
 size_t rsm_config_hidden(const rsm_config *config, size_t channels);
+/* The shape of its tensors as one word, "resmap-dim48-blocks4.6.6.8.4-heads1.2.4.8-hidden1021": networks of one shape are
+ * equally fast. */
+enum { RSM_SHAPE_LENGTH = 128 };
+void rsm_config_shape(const rsm_config *config, char text[RSM_SHAPE_LENGTH]);
 /* Prompts of a class; 0 for "clean" where it has none, and for the restormer architecture. */
 size_t rsm_model_prompt_count(const resmap_model *model, int class_index);
 /* The prompt feature of a class, text_dim floats: the mean of its group, or the one drawn by a counter-based generator

@@ -153,9 +153,10 @@ static const char *precision_of(const resmap_device_report *d) { return d->preci
 
 static json_t *device(const resmap_report *report)
 {
-    return json_pack("{s:o, s:o, s:o, s:o}", "name", of_devices(report, name_of), "platform",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "name", of_devices(report, name_of), "platform",
                      of_devices(report, platform_of), "driver", of_devices(report, driver_of), "precision",
-                     of_devices(report, precision_of));
+                     of_devices(report, precision_of), "precision_reason",
+                     rsm_json_string(report->precision_reason));
 }
 
 static json_t *devices(const resmap_report *report)
@@ -221,6 +222,7 @@ void resmap_report_free(resmap_report *report)
     free(report->output);
     free(report->model_name);
     free(report->model_sha256);
+    free(report->precision_reason);
     for (size_t i = 0; report->devices && i < report->device_count; i++) {
         free(report->devices[i].name);
         free(report->devices[i].platform);

@@ -308,11 +308,11 @@ resmap_status rsm_timing_json(rsm_env *env, const resmap_timing *t, char **text)
         failed |= json_array_append_new(runs, rsm_json_number(t->run_seconds[i]));
     for (size_t i = 0; i < t->kernel_count; i++)
         failed |= json_array_append_new(kernels, kernel_json(&t->kernels[i]));
-    root = json_pack("{s:s, s:o, s:{s:o, s:o, s:o, s:s}, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o}",
+    root = json_pack("{s:s, s:o, s:{s:o, s:o, s:o, s:s, s:o}, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:I, s:o, s:o}",
                      "resmap", resmap_version(), "model", rsm_json_string(t->model_name), "device", "name",
                      rsm_json_string(t->device_name), "platform", rsm_json_string(t->device_platform),
-                     "driver", rsm_json_string(t->device_driver), "precision", t->precision, "height",
-                     (json_int_t)t->height, "width", (json_int_t)t->width, "band_rows",
+                     "driver", rsm_json_string(t->device_driver), "precision", t->precision, "precision_reason",
+                     rsm_json_string(t->precision_reason), "height", (json_int_t)t->height, "width", (json_int_t)t->width, "band_rows",
                      (json_int_t)t->band_rows, "runs", runs, "seconds", rsm_json_number(t->seconds), "gflops",
                      rsm_json_number(t->seconds > 0 ? 1e-9 * t->flop / t->seconds : 0), "flop",
                      rsm_json_number(t->flop), "device_bytes_peak", (json_int_t)t->device_bytes_peak, "roof",

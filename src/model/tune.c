@@ -25,11 +25,17 @@ typedef struct effort {
     int turns;                   /* of the rule and the variant, at most MOST_TURNS */
     double run;                  /* seconds that a run may take, else half the slice must do */
     double seconds;              /* after which no second variant of an operation is begun */
+    int fp16_on_cpus;            /* whether fp16 is tried there */
 } effort;
 
-static const effort full = {"full", 0, 0.003, 1.02, 5, INFINITY, INFINITY};
-static const effort quick = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2};
+static const effort full = {"full", 0, 0.003, 1.02, 5, INFINITY, INFINITY, 1};
+static const effort quick = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 1};
+/* Quick, and unasked: all kernels are built anew for fp16, which takes PoCL's compiler longer than all the rest, and there
+ * is little to be gained on CPUs. */
+static const effort first_use = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 0};
 enum { MOST_TURNS = 5 };
+/* Of fp16 over fp32, which is exacter. */
+static const double LEAST_FP16_SPEEDUP = 1.05;
 
 /* A variant on its way; those of one operation follow one another, the rule's first. */
 typedef struct trial {
@@ -51,6 +57,7 @@ typedef struct tuner {
     trial *trials;
     size_t count;
     size_t first[RSM_TUNABLES], number[RSM_TUNABLES];   /* trials of each operation; none: number 0 */
+    rsm_preference preference;   /* network "": none was measured */
     size_t done, total;          /* steps, for the progress callback */
 } tuner;
 
@@ -160,14 +167,20 @@ static void note_turns(const turns *t, resmap_trial *rule, resmap_trial *own)
 
 /* ---- Trials ---- */
 
+static resmap_trial *add_result(tuner *t, const char *operation, const char *variant)
+{
+    resmap_trial *r = &t->result->trials[t->result->trial_count++];
+
+    r->operation = operation;
+    r->variant = variant;
+    r->error = NAN;
+    return r;
+}
+
 static void add_trial(tuner *t, rsm_tunable what, const rsm_variant *variant)
 {
-    resmap_tuning *result = t->result;
-    resmap_trial *r = &result->trials[result->trial_count++];
+    resmap_trial *r = add_result(t, rsm_tunable_name(what), variant ? variant->name : "default");
 
-    r->operation = rsm_tunable_name(what);
-    r->variant = variant ? variant->name : "default";
-    r->error = NAN;
     if (t->number[what]++ == 0) t->first[what] = t->count;
     t->trials[t->count++] = (trial){what, variant, r};
 }
@@ -182,12 +195,18 @@ static int is_candidate(const tuner *t, rsm_tunable what, const rsm_variant *var
            !(what <= RSM_TUNE_GEMM_DEEP && rsm_gemm_is_rule(t->device, what, variant));
 }
 
+static int tries_fp16(const tuner *t)
+{
+    return t->effort->fp16_on_cpus || !rsm_device_is_cpu(t->device);
+}
+
 /* The variants of every operation that takes enough of the time. */
 static resmap_status list_trials(tuner *t, const double seconds[RSM_TUNABLES + 1])
 {
     double all = 0;
-    size_t most = 0;
+    size_t most = 2;             /* both precisions */
 
+    t->total = (size_t)tries_fp16(t);
     for (int i = 0; i <= RSM_TUNABLES; i++) all += seconds[i];
     for (int i = 0; i < RSM_TUNABLES; i++) {
         size_t count;
@@ -213,12 +232,12 @@ static resmap_status list_trials(tuner *t, const double seconds[RSM_TUNABLES + 1
 }
 
 /* Notes why the variant cannot win: the context's error, unless it says better. */
-static resmap_status reject(tuner *t, trial *x, const char *why)
+static resmap_status reject(tuner *t, resmap_trial *x, const char *why)
 {
-    if (x->result->problem) return RESMAP_OK;
-    x->result->problem = rsm_strdup(why);
-    if (!x->result->problem) return rsm_no_memory(t->env, strlen(why));
-    rsm_log(t->env, RESMAP_LOG_INFO, "tuning: %s %s: %s", x->result->operation, x->result->variant, why);
+    if (x->problem) return RESMAP_OK;
+    x->problem = rsm_strdup(why);
+    if (!x->problem) return rsm_no_memory(t->env, strlen(why));
+    rsm_log(t->env, RESMAP_LOG_INFO, "tuning: %s %s: %s", x->operation, x->variant, why);
     return RESMAP_OK;
 }
 
@@ -233,13 +252,13 @@ static resmap_status check(tuner *t, trial *x)
     status = rsm_check_operation(t->device, t->reference, x->what,
                                  rsm_network_model(t->net)->config.norm_with_bias, &error);
     if (is_fatal(status)) return status;
-    if (status != RESMAP_OK) return reject(t, x, t->env->error);
+    if (status != RESMAP_OK) return reject(t, x->result, t->env->error);
     /* CLBlast, where it fails, is put aside for good. */
-    if (rsm_tuned(t->device, x->what) != x->variant) return reject(t, x, "fails here");
+    if (rsm_tuned(t->device, x->what) != x->variant) return reject(t, x->result, "fails here");
     x->result->error = error;
     if (error <= MOST_ERROR) return RESMAP_OK;
     snprintf(text, sizeof text, "wrong: error %.2g", error);
-    return reject(t, x, text);
+    return reject(t, x->result, text);
 }
 
 static trial *trial_of(tuner *t, int what, size_t i)
@@ -284,8 +303,8 @@ static resmap_status measure_variants(tuner *t, size_t i)
         trial *x = trial_of(t, what, i);
         if (!x) continue;
         /* One of them is to blame, and it is not known which. */
-        if (is_good(x) && status != RESMAP_OK) RSM_TRY(reject(t, x, t->env->error));
-        if (is_good(x) && !right) RSM_TRY(reject(t, x, "the network's result is wrong with it"));
+        if (is_good(x) && status != RESMAP_OK) RSM_TRY(reject(t, x->result, t->env->error));
+        if (is_good(x) && !right) RSM_TRY(reject(t, x->result, "the network's result is wrong with it"));
         if (is_good(x)) note_turns(&taken[what], trial_of(t, what, 0)->result, x->result);
         RSM_TRY(step(t));
     }
@@ -350,8 +369,8 @@ static resmap_status try_bands(tuner *t)
             RSM_TRY(run_with_bands(t, NULL, &taken.rule[taken.count]));
             status = run_with_bands(t, x->variant, &taken.own[taken.count]);
             if (is_fatal(status)) return status;
-            if (status != RESMAP_OK) RSM_TRY(reject(t, x, t->env->error));
-            else if (!output_is_right(t)) RSM_TRY(reject(t, x, "the network's result is wrong with it"));
+            if (status != RESMAP_OK) RSM_TRY(reject(t, x->result, t->env->error));
+            else if (!output_is_right(t)) RSM_TRY(reject(t, x->result, "the network's result is wrong with it"));
             taken.count++;
         }
         if (!x->result->problem) note_turns(&taken, rule->result, x->result);
@@ -400,9 +419,9 @@ static resmap_status try_clblast(tuner *t)
         RSM_TRY(check(t, x));
         if (is_good(x)) status = measure_products(t, &x->result->seconds);
         if (is_fatal(status)) return status;
-        if (status != RESMAP_OK) RSM_TRY(reject(t, x, t->env->error));
-        else if (is_good(x) && rsm_tuned(t->device, x->what) != x->variant) RSM_TRY(reject(t, x, "fails here"));
-        else if (is_good(x) && !output_is_right(t)) RSM_TRY(reject(t, x, "the network's result is wrong with it"));
+        if (status != RESMAP_OK) RSM_TRY(reject(t, x->result, t->env->error));
+        else if (is_good(x) && rsm_tuned(t->device, x->what) != x->variant) RSM_TRY(reject(t, x->result, "fails here"));
+        else if (is_good(x) && !output_is_right(t)) RSM_TRY(reject(t, x->result, "the network's result is wrong with it"));
         if (is_good(x)) x->result->speedup = rule / x->result->seconds;
         RSM_TRY(step(t));
     }
@@ -439,7 +458,58 @@ static resmap_status compare_all(tuner *t)
     return RESMAP_OK;
 }
 
-static resmap_status find_winners(tuner *t, size_t height, size_t width)
+/* The network with fp16 in turns with fp32, both with the winners. What fails here is fp16's fault. */
+static resmap_status compare_precisions(tuner *t, rsm_network *net, resmap_trial *fp32, resmap_trial *fp16,
+                                        const char *cache_folder)
+{
+    rsm_bench bench = {0};
+    turns taken = {{0}, {0}, 0};
+    double once;
+    resmap_status status;
+
+    RSM_CHECK(rsm_bench_create(net, t->bench.height, t->bench.width, &bench));
+    RSM_CHECK(rsm_bench_run(&bench, &once));     /* builds the kernels */
+    for (; taken.count < t->effort->turns; taken.count++) {
+        RSM_CHECK(rsm_bench_run(&t->bench, &taken.rule[taken.count]));
+        RSM_CHECK(rsm_bench_run(&bench, &taken.own[taken.count]));
+    }
+    note_turns(&taken, fp32, fp16);
+    rsm_config_shape(&rsm_network_model(net)->config, t->preference.network);
+    t->preference.storage = RSM_FP32;
+    t->preference.fp16_percent = (int)fmin(fmax(100 * fp16->speedup, 1), 99999);
+    if (fp16->speedup < LEAST_FP16_SPEEDUP) goto done;
+    /* It is asked for again at every use, since another model may have the same shape. */
+    RSM_CHECK(rsm_self_check_once(net, cache_folder));
+    t->preference.storage = RSM_FP16;
+done:
+    rsm_bench_clear(&bench);
+    return status;
+}
+
+static resmap_status try_precision(tuner *t, const char *cache_folder)
+{
+    rsm_network *net = NULL;
+    resmap_trial *fp32, *fp16;
+    double once;
+    resmap_status status;
+
+    if (!tries_fp16(t)) return RESMAP_OK;
+    fp32 = add_result(t, "precision", "fp32");
+    fp16 = add_result(t, "precision", "fp16");
+    RSM_TRY(step(t));
+    /* The plan is that of what was tried last. */
+    RSM_TRY(run_with_bands(t, rsm_tuned(t->device, RSM_TUNE_BANDS), &once));
+    status = rsm_network_create(t->device, rsm_network_model(t->net), RSM_FP16, &net);
+    if (status == RESMAP_OK) status = compare_precisions(t, net, fp32, fp16, cache_folder);
+    rsm_network_free(net);
+    if (is_fatal(status)) return status;
+    if (status != RESMAP_OK) RSM_TRY(reject(t, fp16, t->env->error));
+    fp16->chosen = t->preference.storage == RSM_FP16;
+    fp32->chosen = !fp16->chosen;
+    return RESMAP_OK;
+}
+
+static resmap_status find_winners(tuner *t, size_t height, size_t width, const char *cache_folder)
 {
     double seconds[RSM_TUNABLES + 1], once;
     size_t pixels;
@@ -471,7 +541,7 @@ static resmap_status find_winners(tuner *t, size_t height, size_t width)
     RSM_TRY(try_clblast(t));
     for (size_t i = 0; i < t->count; i++)
         t->trials[i].result->chosen = rsm_tuned(t->device, t->trials[i].what) == t->trials[i].variant;
-    return RESMAP_OK;
+    return try_precision(t, cache_folder);
 }
 
 /* ---- The file ---- */
@@ -496,15 +566,15 @@ static resmap_status keep(const tuner *t, rsm_tuning_file *file)
     snprintf(made, sizeof made, "%s%s, %s at %zu x %zu, %.2f times as fast as by rule", date, t->effort->name,
              rsm_network_model(t->net)->name, result->height, result->width,
              result->speedup);
-    status = rsm_tuning_keep(file, made, failures, count);
+    status = rsm_tuning_keep(file, made, t->preference.network[0] ? &t->preference : NULL, failures, count);
     free(failures);
     return status;
 }
 
-resmap_status rsm_tune(rsm_network *net, const resmap_tune_options *options, const char *cache_folder,
-                       resmap_tuning *result)
+static resmap_status tune(rsm_network *net, const effort *chosen, const resmap_tune_options *options,
+                          const char *cache_folder, resmap_tuning *result)
 {
-    tuner t = {.net = net, .effort = options->quick ? &quick : &full, .result = result};
+    tuner t = {.net = net, .effort = chosen, .result = result};
     double start = rsm_seconds();
     const rsm_variant *before[RSM_TUNABLES];
     rsm_tuning_file *file = NULL;
@@ -518,7 +588,7 @@ resmap_status rsm_tune(rsm_network *net, const resmap_tune_options *options, con
     result->quick = options->quick;
     result->path = rsm_strdup(rsm_tuning_path(t.device));
     if (!result->path) RSM_CHECK(rsm_no_memory(t.env, strlen(rsm_tuning_path(t.device))));
-    RSM_CHECK(find_winners(&t, options->height, options->width));
+    RSM_CHECK(find_winners(&t, options->height, options->width, cache_folder));
     /* Last, since it remembers what passed. */
     RSM_CHECK(rsm_self_check_once(net, cache_folder));
     RSM_CHECK(keep(&t, file));
@@ -532,6 +602,12 @@ done:
     free(t.expected);
     free(t.trials);
     return status;
+}
+
+resmap_status rsm_tune(rsm_network *net, const resmap_tune_options *options, const char *cache_folder,
+                       resmap_tuning *result)
+{
+    return tune(net, options->quick ? &quick : &full, options, cache_folder, result);
 }
 
 resmap_status rsm_tune_once(rsm_network *net, const char *cache_folder)
@@ -550,7 +626,7 @@ resmap_status rsm_tune_once(rsm_network *net, const char *cache_folder)
     if (!rsm_tuning_missing(device)) return RESMAP_OK;
     result = calloc(1, sizeof *result);
     if (!result) return rsm_no_memory(env, sizeof *result);
-    status = rsm_tune(net, &options, cache_folder, result);
+    status = tune(net, &first_use, &options, cache_folder, result);
     if (status == RESMAP_OK)
         rsm_log(env, RESMAP_LOG_INFO, "tuned %s in %.1f s: %.2f times as fast as by rule",
                 rsm_device_info(device)->name, result->seconds, result->speedup);
