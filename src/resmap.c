@@ -163,7 +163,8 @@ resmap_status resmap_image_write(resmap_context *context, const resmap_image *im
 
     RSM_TRY(rsm_image_check_name(&context->env, path));
     RSM_TRY(rsm_outputs_create(&context->env, overwrite, &outputs));
-    status = rsm_outputs_add(outputs, path, &stream);
+    status = rsm_outputs_claim(outputs, path);
+    if (status == RESMAP_OK) status = rsm_outputs_open(outputs, path, &stream);
     if (status == RESMAP_OK) status = rsm_image_write_stream(&context->env, image, path, stream);
     if (status == RESMAP_OK) status = rsm_outputs_commit(outputs);
     rsm_outputs_free(outputs);
@@ -503,7 +504,8 @@ static resmap_status write_residual(rsm_env *env, const resmap_image *input, con
 }
 
 static resmap_status write_figure(rsm_env *env, const resmap_image *input, const resmap_image *restored,
-                                  const resmap_options *options, const resmap_report *report, FILE *stream)
+                                  const resmap_options *options, const resmap_report *report, const char *path,
+                                  FILE *stream)
 {
     rsm_slicing slicing;
     char *steps, *caption;
@@ -514,7 +516,8 @@ static resmap_status write_figure(rsm_env *env, const resmap_image *input, const
     caption = steps == NULL ? NULL
                             : rsm_format("%s: %s [%s, resmap %s]", report->volume_count > 1 ? "frame 0" : "steps",
                                          steps[0] == '\0' ? "none" : steps, report->model_name, resmap_version());
-    status = caption == NULL ? rsm_no_memory(env, 256) : rsm_figure_write(env, input, restored, &slicing, caption, stream);
+    status = caption == NULL ? rsm_no_memory(env, 256)
+                             : rsm_figure_write(env, input, restored, &slicing, caption, path, stream);
     free(steps);
     free(caption);
     return status;
@@ -531,20 +534,15 @@ static resmap_status write_report(resmap_context *context, const resmap_report *
     return status;
 }
 
-/* The outputs' streams; NULL where none is wanted. */
-typedef struct streams {
-    FILE *output, *residual, *figure, *report;
-} streams;
-
 /* Claims every name before the work: an output that cannot be written should not cost a restoration. */
-static resmap_status claim(rsm_env *env, const resmap_files *files, rsm_outputs *outputs, streams *to)
+static resmap_status claim(rsm_env *env, const resmap_files *files, rsm_outputs *outputs)
 {
     RSM_TRY(rsm_image_check_name(env, files->output));
     if (files->residual != NULL) RSM_TRY(rsm_image_check_name(env, files->residual));
-    RSM_TRY(rsm_outputs_add(outputs, files->output, &to->output));
-    if (files->residual != NULL) RSM_TRY(rsm_outputs_add(outputs, files->residual, &to->residual));
-    if (files->figure != NULL) RSM_TRY(rsm_outputs_add(outputs, files->figure, &to->figure));
-    if (files->report != NULL) RSM_TRY(rsm_outputs_add(outputs, files->report, &to->report));
+    RSM_TRY(rsm_outputs_claim(outputs, files->output));
+    if (files->residual != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->residual));
+    if (files->figure != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->figure));
+    if (files->report != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->report));
     return RESMAP_OK;
 }
 
@@ -555,7 +553,7 @@ resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, 
     resmap_image *input = NULL, *mask = NULL, *restored = NULL;
     resmap_report *report = NULL;
     rsm_outputs *outputs = NULL;
-    streams to = {NULL, NULL, NULL, NULL};
+    FILE *stream;
     double start = rsm_seconds(), read, written;
     resmap_status status;
 
@@ -563,7 +561,7 @@ resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, 
     if (files->mask != NULL) RSM_CHECK(rsm_image_read(env, files->mask, &mask));
     read = rsm_seconds() - start;
     RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
-    RSM_CHECK(claim(env, files, outputs, &to));
+    RSM_CHECK(claim(env, files, outputs));
     RSM_CHECK(run_cascade(context, model, input, mask, options, &restored, &report));
     written = rsm_seconds();
     report->input = rsm_strdup(files->input);
@@ -572,13 +570,23 @@ resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, 
         status = rsm_no_memory(env, strlen(files->input) + strlen(files->output));
         goto done;
     }
-    RSM_CHECK(rsm_image_write_stream(env, restored, files->output, to.output));
-    if (to.residual != NULL) RSM_CHECK(write_residual(env, input, restored, files->residual, to.residual));
-    if (to.figure != NULL) RSM_CHECK(write_figure(env, input, restored, options, report, to.figure));
+    RSM_CHECK(rsm_outputs_open(outputs, files->output, &stream));
+    RSM_CHECK(rsm_image_write_stream(env, restored, files->output, stream));
+    if (files->residual != NULL) {
+        RSM_CHECK(rsm_outputs_open(outputs, files->residual, &stream));
+        RSM_CHECK(write_residual(env, input, restored, files->residual, stream));
+    }
+    if (files->figure != NULL) {
+        RSM_CHECK(rsm_outputs_open(outputs, files->figure, &stream));
+        RSM_CHECK(write_figure(env, input, restored, options, report, files->figure, stream));
+    }
     report->seconds_read = read;
     report->seconds_write = rsm_seconds() - written;
     report->seconds_total += report->seconds_read + report->seconds_write;
-    if (to.report != NULL) RSM_CHECK(write_report(context, report, files->report, to.report));
+    if (files->report != NULL) {
+        RSM_CHECK(rsm_outputs_open(outputs, files->report, &stream));
+        RSM_CHECK(write_report(context, report, files->report, stream));
+    }
     RSM_CHECK(rsm_outputs_commit(outputs));
     if (result != NULL) {
         *result = report;

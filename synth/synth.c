@@ -114,13 +114,14 @@ static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_
             if (!isfinite(in[i])) return rsm_fail(env, RESMAP_BAD_FILE, "%s: a voxel is not finite", name);
         resmap_status status = rsm_scale_measure(env, name, in, NULL, count, &scale, &constant);
         if (status != RESMAP_OK && constant && ++constant_frames < frames) {
-            rsm_log(env, RESMAP_LOG_INFO, "%s: frame %zu is constant and passes unchanged", name, frame);
             memcpy(corrupted->data + frame * count, in, count * sizeof *in);
             continue;
         }
         RSM_TRY(status);
         RSM_TRY(corrupt(device, record, clean, frame, &scale, corrupted->data + frame * count));
     }
+    if (constant_frames > 0)
+        rsm_log(env, RESMAP_LOG_WARNING, "%s: constant frames pass unchanged: %zu of %zu", name, constant_frames, frames);
     return RESMAP_OK;
 }
 
@@ -207,15 +208,14 @@ static char *caption_of(const resmap_synth_files *files, const resmap_synth_opti
                       options->preset ? options->preset : "", (unsigned long long)options->seed);
 }
 
-static resmap_status write_figure(rsm_env *env, FILE *stream, const resmap_synth_files *files,
-                                  const resmap_synth_options *options, const resmap_image *clean,
-                                  const resmap_image *corrupted)
+static resmap_status write_figure(rsm_env *env, const resmap_synth_files *files, const resmap_synth_options *options,
+                                  const resmap_image *clean, const resmap_image *corrupted, FILE *stream)
 {
     rsm_slicing slicing;
     RSM_TRY(rsm_slicing_choose(env, clean, RESMAP_PLANE_AUTO, &slicing));
     char *caption = caption_of(files, options);
     if (!caption) return rsm_no_memory(env, 256);
-    resmap_status status = rsm_figure_write(env, clean, corrupted, &slicing, caption, stream);
+    resmap_status status = rsm_figure_write(env, clean, corrupted, &slicing, caption, files->figure, stream);
     free(caption);
     return status;
 }
@@ -227,7 +227,7 @@ resmap_status rsm_synth_file(rsm_env *env, rsm_device *device, const resmap_synt
     rsm_outputs *outputs = NULL;
     char *from = NULL, *record = NULL;
     size_t from_size = 0;
-    FILE *output, *report = NULL, *figure = NULL;
+    FILE *stream;
     resmap_status status;
 
     if (!files->from) RSM_CHECK(rsm_synth_options_check(env, options));
@@ -236,16 +236,23 @@ resmap_status rsm_synth_file(rsm_env *env, rsm_device *device, const resmap_synt
     RSM_CHECK(rsm_image_read(env, files->input, &clean));
     /* Claiming the names first: an output that cannot be written should not cost the work. */
     RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
-    RSM_CHECK(rsm_outputs_add(outputs, files->output, &output));
-    if (files->report) RSM_CHECK(rsm_outputs_add(outputs, files->report, &report));
-    if (files->figure) RSM_CHECK(rsm_outputs_add(outputs, files->figure, &figure));
+    RSM_CHECK(rsm_outputs_claim(outputs, files->output));
+    if (files->report) RSM_CHECK(rsm_outputs_claim(outputs, files->report));
+    if (files->figure) RSM_CHECK(rsm_outputs_claim(outputs, files->figure));
     RSM_CHECK(rsm_synth(env, device, clean, options, from, from_size, files->from, &corrupted, &record));
-    RSM_CHECK(rsm_image_write_stream(env, corrupted, files->output, output));
-    if (report && fputs(record, report) < 0) {
-        status = rsm_fail(env, RESMAP_IO, "%s: cannot be written", files->report);
-        goto done;
+    RSM_CHECK(rsm_outputs_open(outputs, files->output, &stream));
+    RSM_CHECK(rsm_image_write_stream(env, corrupted, files->output, stream));
+    if (files->report) {
+        RSM_CHECK(rsm_outputs_open(outputs, files->report, &stream));
+        if (fputs(record, stream) < 0) {
+            status = rsm_fail(env, RESMAP_IO, "%s: cannot be written", files->report);
+            goto done;
+        }
     }
-    if (figure) RSM_CHECK(write_figure(env, figure, files, options, clean, corrupted));
+    if (files->figure) {
+        RSM_CHECK(rsm_outputs_open(outputs, files->figure, &stream));
+        RSM_CHECK(write_figure(env, files, options, clean, corrupted, stream));
+    }
     RSM_CHECK(rsm_outputs_commit(outputs));
 done:
     rsm_outputs_free(outputs);

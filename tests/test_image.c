@@ -226,12 +226,18 @@ static void refuse(const file *f, const char *part)
     expect_bad(at("bad.nii.gz"), part);
 }
 
+static resmap_status add_output(rsm_outputs *outputs, const char *path, FILE **stream)
+{
+    resmap_status status = rsm_outputs_claim(outputs, path);
+    return status == RESMAP_OK ? rsm_outputs_open(outputs, path, stream) : status;
+}
+
 static void write_ok(const struct resmap_image *image, const char *path)
 {
     rsm_outputs *outputs = NULL;
     FILE *stream = NULL;
     ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, path, &stream), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, path, &stream), RESMAP_OK);
     resmap_status status = rsm_image_write_stream(&env, image, path, stream);
     ck_assert_msg(status == RESMAP_OK, "%s", env.error);
     ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_OK);
@@ -884,8 +890,8 @@ START_TEST(test_outputs)
     FILE *a = NULL, *b = NULL;
     umask(027);
     ck_assert_int_eq(rsm_outputs_create(&env, 0, &outputs), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("a"), &a), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("b"), &b), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("a"), &a), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("b"), &b), RESMAP_OK);
     fputs("one", a);
     fputs("two", b);
     ck_assert_int_ne(access(at("a"), F_OK), 0);
@@ -901,8 +907,17 @@ START_TEST(test_outputs)
 
     /* not committed: nothing */
     ck_assert_int_eq(rsm_outputs_create(&env, 0, &outputs), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("a"), &a), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("a"), &a), RESMAP_OK);
     fputs("one", a);
+    rsm_outputs_free(outputs);
+    ck_assert_int_eq(clean_folder(), 0);
+
+    /* claimed: nothing lies there */
+    ck_assert_int_eq(rsm_outputs_create(&env, 0, &outputs), RESMAP_OK);
+    ck_assert_int_eq(rsm_outputs_claim(outputs, at("a")), RESMAP_OK);
+    ck_assert_int_eq(clean_folder(), 0);
+    ck_assert_int_eq(rsm_outputs_open(outputs, at("b"), &b), RESMAP_INTERNAL);
+    ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_OK);
     rsm_outputs_free(outputs);
     ck_assert_int_eq(clean_folder(), 0);
 }
@@ -922,7 +937,7 @@ START_TEST(test_outputs_refused)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int overwrite = 0; overwrite < 2; overwrite++) {
             ck_assert_int_eq(rsm_outputs_create(&env, overwrite, &outputs), RESMAP_OK);
-            ck_assert_int_eq(rsm_outputs_add(outputs, cases[i].path, &a), RESMAP_IO);
+            ck_assert_int_eq(add_output(outputs, cases[i].path, &a), RESMAP_IO);
             ck_assert_msg(strncmp(env.error, cases[i].path, strlen(cases[i].path)) == 0, "%s", env.error);
             ck_assert_msg(strstr(env.error, cases[i].reason) != NULL, "%s", env.error);
             rsm_outputs_free(outputs);
@@ -930,11 +945,11 @@ START_TEST(test_outputs_refused)
 
     write_plain(at("old"), "old", 3);
     ck_assert_int_eq(rsm_outputs_create(&env, 0, &outputs), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("old"), &a), RESMAP_IO);
+    ck_assert_int_eq(add_output(outputs, at("old"), &a), RESMAP_IO);
     ck_assert_ptr_nonnull(strstr(env.error, "exists already"));
     /* one that comes up meanwhile is not overwritten either; the others do not appear */
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("first"), &a), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("second"), &a), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("first"), &a), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("second"), &a), RESMAP_OK);
     write_plain(at("second"), "meanwhile", 9);
     ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_IO);
     rsm_outputs_free(outputs);
@@ -943,11 +958,11 @@ START_TEST(test_outputs_refused)
 
     /* the same file twice, by two names */
     ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("x"), &a), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("../tmp/../tmp/x"), &a), RESMAP_IO);
+    ck_assert_int_eq(add_output(outputs, at("x"), &a), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("../tmp/../tmp/x"), &a), RESMAP_IO);
     char other[700];
     snprintf(other, sizeof other, "%s/./x", folder);
-    ck_assert_int_eq(rsm_outputs_add(outputs, other, &a), RESMAP_IO);
+    ck_assert_int_eq(add_output(outputs, other, &a), RESMAP_IO);
     ck_assert_ptr_nonnull(strstr(env.error, "same name"));
     rsm_outputs_free(outputs);
     ck_assert_int_eq(clean_folder(), 0);
@@ -955,7 +970,7 @@ START_TEST(test_outputs_refused)
     if (geteuid() != 0) {
         ck_assert_int_eq(mkdir(at("closed"), 0500), 0);
         ck_assert_int_eq(rsm_outputs_create(&env, 0, &outputs), RESMAP_OK);
-        ck_assert_int_eq(rsm_outputs_add(outputs, at("closed/x"), &a), RESMAP_IO);
+        ck_assert_int_eq(add_output(outputs, at("closed/x"), &a), RESMAP_IO);
         ck_assert_ptr_nonnull(strstr(env.error, "Permission denied"));
         rsm_outputs_free(outputs);
     }
@@ -971,9 +986,9 @@ START_TEST(test_outputs_overwrite)
     ck_assert_int_eq(symlink("real", at("link")), 0);
     ck_assert_int_eq(symlink("nowhere", at("dangling")), 0);
     ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("dangling"), &a), RESMAP_IO);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("link"), &a), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("more"), &b), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("dangling"), &a), RESMAP_IO);
+    ck_assert_int_eq(add_output(outputs, at("link"), &a), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("more"), &b), RESMAP_OK);
     fputs("new", a);
     ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_OK);
     rsm_outputs_free(outputs);
@@ -987,9 +1002,9 @@ START_TEST(test_outputs_overwrite)
     /* a rename that fails puts everything back: here a later file has vanished */
     write_plain(at("one"), "old", 3);
     ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("one"), &a), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("new"), &b), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("two"), &b), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("one"), &a), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("new"), &b), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("two"), &b), RESMAP_OK);
     fputs("new", a);
     DIR *dir = opendir(folder);
     for (struct dirent *entry; (entry = readdir(dir));)
@@ -1002,8 +1017,8 @@ START_TEST(test_outputs_overwrite)
     /* or the second target has become a folder */
     write_plain(at("one"), "old", 3);
     ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("one"), &a), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("two"), &b), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("one"), &a), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("two"), &b), RESMAP_OK);
     ck_assert_int_eq(mkdir(at("two"), 0700), 0);
     fputs("new", a);
     ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_IO);
@@ -1034,8 +1049,8 @@ START_TEST(test_full_disk)
     rsm_slicing slicing;
     ck_assert_int_eq(rsm_slicing_choose(&env, image, RESMAP_PLANE_AXIAL, &slicing), RESMAP_OK);
     setvbuf(full, NULL, _IONBF, 0);
-    ck_assert_int_eq(rsm_figure_write(&env, image, image, &slicing, "x", full), RESMAP_IO);
-    ck_assert_ptr_nonnull(strstr(env.error, "No space left on device"));
+    ck_assert_int_eq(rsm_figure_write(&env, image, image, &slicing, "x", "x.png", full), RESMAP_IO);
+    ck_assert_str_eq(env.error, "x.png: cannot write: No space left on device");
     fclose(full);
     ck_assert_int_eq(rsm_image_write_stream(&env, image, "x.hdr", stdout), RESMAP_IO);
     ck_assert_ptr_nonnull(strstr(env.error, ".nii"));
@@ -1066,7 +1081,7 @@ START_TEST(test_cancel)
     rsm_outputs *outputs = NULL;
     FILE *stream = NULL;
     ck_assert_int_eq(rsm_outputs_create(&env, 0, &outputs), RESMAP_OK);
-    ck_assert_int_eq(rsm_outputs_add(outputs, at("out.nii.gz"), &stream), RESMAP_OK);
+    ck_assert_int_eq(add_output(outputs, at("out.nii.gz"), &stream), RESMAP_OK);
     ck_assert_int_eq(rsm_image_write_stream(&env, image, at("out.nii.gz"), stream), RESMAP_CANCELLED);
     rsm_outputs_free(outputs);
     ck_assert_int_eq(clean_folder(), 1);
@@ -1282,7 +1297,7 @@ static unsigned char *draw(const struct resmap_image *before, const struct resma
     rsm_slicing slicing;
     ck_assert_int_eq(rsm_slicing_choose(&env, before, plane, &slicing), RESMAP_OK);
     FILE *stream = fopen(at(name), "wb");
-    resmap_status status = rsm_figure_write(&env, before, after, &slicing, "noise 0.98\nbias \xc3\xa9 0.5", stream);
+    resmap_status status = rsm_figure_write(&env, before, after, &slicing, "noise 0.98\nbias \xc3\xa9 0.5", "x.png", stream);
     ck_assert_msg(status == RESMAP_OK, "%s", env.error);
     fclose(stream);
     png_image png = {0};
@@ -1369,7 +1384,7 @@ START_TEST(test_figure)
     rsm_slicing slicing;
     ck_assert_int_eq(rsm_slicing_choose(&env, flat, RESMAP_PLANE_AXIAL, &slicing), RESMAP_OK);
     FILE *stream = fopen(at("none.png"), "wb");
-    ck_assert_int_eq(rsm_figure_write(&env, flat, flat, &slicing, "", stream), RESMAP_BAD_FILE);
+    ck_assert_int_eq(rsm_figure_write(&env, flat, flat, &slicing, "", "x.png", stream), RESMAP_BAD_FILE);
     fclose(stream);
     resmap_image_free(flat);
 }

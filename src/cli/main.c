@@ -50,6 +50,7 @@ int main(int argc, char **argv)
 
     cli_progress_clear();
     if (fflush(stdout) != 0 || ferror(stdout)) {
+        if (cli_signal()) return 128 + cli_signal();   /* the reader has gone */
         fprintf(stderr, "resmap: standard output: %s\n", strerror(errno));
         return status ? status : 1;
     }

@@ -6,18 +6,18 @@
 static volatile sig_atomic_t caught, times;
 
 /* Work ends at the next progress report, and leaves nothing behind. Who asks three times does not want to wait for that: a driver
- * may hang. */
+ * may hang. A reader that has gone asks once for every line that is written to it. */
 static void remember(int number)
 {
     caught = number;
-    if (++times < 3) return;
+    if (number == SIGPIPE || ++times < 3) return;
     signal(number, SIG_DFL);
     raise(number);
 }
 
 void cli_signals_init(void)
 {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE};
     struct sigaction action, before;
 
     memset(&action, 0, sizeof action);
@@ -27,6 +27,7 @@ void cli_signals_init(void)
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) /* nohup stays nohup */
             sigaction(numbers[i], &action, NULL);
+    signal(SIGXFSZ, SIG_IGN);   /* a file that may not grow is told by the write that fails, as a full disk is */
 }
 
 int cli_signal(void)

@@ -207,7 +207,7 @@ static void png_warned(png_structp png, png_const_charp text)
     (void)text;
 }
 
-static resmap_status write_png(rsm_env *env, const canvas *c, FILE *stream)
+static resmap_status write_png(rsm_env *env, const canvas *c, const char *path, FILE *stream)
 {
     png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, NULL, png_failed, png_warned);
     if (!png) return rsm_no_memory(env, (size_t)1 << 16);
@@ -218,7 +218,7 @@ static resmap_status write_png(rsm_env *env, const canvas *c, FILE *stream)
     }
     errno = 0;
     if (setjmp(png_jmpbuf(png))) {
-        resmap_status status = rsm_fail(env, RESMAP_IO, "figure: cannot write: %s",
+        resmap_status status = rsm_fail(env, RESMAP_IO, "%s: cannot write: %s", path,
                                         errno ? strerror(errno) : "libpng failed");
         png_destroy_write_struct(&png, &info);
         return status;
@@ -234,7 +234,7 @@ static resmap_status write_png(rsm_env *env, const canvas *c, FILE *stream)
 }
 
 resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, const struct resmap_image *after,
-                               const rsm_slicing *slicing, const char *caption, FILE *stream)
+                               const rsm_slicing *slicing, const char *caption, const char *path, FILE *stream)
 {
     static const char *const headings[3] = {"before", "after", "difference"};
     const size_t *shape = before->shape;
@@ -258,7 +258,7 @@ resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, 
     float *const columns[3] = {slices, slices + MOST_ROWS * area, slices + 2 * MOST_ROWS * area};
 
     for (frame = 0; frame < shape[3]; frame++) {   /* constant frames of 4-D files pass through: not worth a picture */
-        status = rsm_scale_measure(env, "figure", before->data + frame * voxels, NULL, voxels, &scale, &constant);
+        status = rsm_scale_measure(env, path, before->data + frame * voxels, NULL, voxels, &scale, &constant);
         if (status == RESMAP_OK) break;
     }
     if (status != RESMAP_OK) goto done;
@@ -305,7 +305,7 @@ resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, 
     }
     below += write_lines(&c, below, note);
     write_lines(&c, below, caption);
-    status = write_png(env, &c, stream);
+    status = write_png(env, &c, path, stream);
 done:
     free(c.pixels);
     free(note);

@@ -36,9 +36,11 @@ int rsm_image_same_grid(const struct resmap_image *a, const struct resmap_image 
 /* A group of files written under temporary names in their folders and renamed together. */
 typedef struct rsm_outputs rsm_outputs;
 resmap_status rsm_outputs_create(rsm_env *env, int overwrite, rsm_outputs **outputs);
-/* Refuses an existing `path` unless overwrite (checked again at commit); gives a stream to write to. The path's temporary
- * name is chosen beside it with O_EXCL. */
-resmap_status rsm_outputs_add(rsm_outputs *outputs, const char *path, FILE **stream);
+/* Refuses an existing `path` unless overwrite (checked again at commit), and one whose folder cannot be written. Nothing lies
+ * there afterwards, so that nothing is left when a driver or the system ends the process during the work. */
+resmap_status rsm_outputs_claim(rsm_outputs *outputs, const char *path);
+/* A stream to write a claimed path with, under a temporary name beside it. */
+resmap_status rsm_outputs_open(rsm_outputs *outputs, const char *path, FILE **stream);
 /* Flushes, closes and checks every stream, then renames all; on failure removes everything it made. */
 resmap_status rsm_outputs_commit(rsm_outputs *outputs);
 /* Removes what was not committed. */
@@ -83,8 +85,8 @@ resmap_status rsm_percentile(rsm_env *env, const float *data, const float *mask,
 /* ---- figure.c ---- */
 
 /* PNG of three slices (quarter, middle, three quarters of the slices with content): before, after, difference, with `caption`
- * written below, into `stream`. */
+ * written below, into `stream`, the file `path`. */
 resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, const struct resmap_image *after,
-                               const rsm_slicing *slicing, const char *caption, FILE *stream);
+                               const rsm_slicing *slicing, const char *caption, const char *path, FILE *stream);
 
 #endif

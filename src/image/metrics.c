@@ -235,7 +235,6 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
         int constant = 0;
         status = rsm_scale_measure(env, names[0], x, NULL, voxels, &scale, &constant);
         if (status != RESMAP_OK && constant && shape[3] > 1) {
-            rsm_log(env, RESMAP_LOG_INFO, "%s: frame %zu is constant and skipped", names[0], frame);
             status = RESMAP_OK;
             continue;
         }
@@ -291,6 +290,9 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
         status = rsm_fail(env, RESMAP_BAD_FILE, "%s: constant: every frame is", names[0]);
         goto done;
     }
+    if (compared < shape[3])
+        rsm_log(env, RESMAP_LOG_WARNING, "%s: constant frames are left out: %zu of %zu", names[0], shape[3] - compared,
+                shape[3]);
     m->psnr = mean_value(&of_psnr);
     m->psnr_slices = mean_value(&of_psnr_slices);
     m->ssim = mean_value(&of_ssim);

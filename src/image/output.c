@@ -92,13 +92,42 @@ static char *name_beside(const char *target, unsigned attempt)
     return rsm_format("%.*s.%.230s.resmap-%s", (int)(name - target), target, name, tail);
 }
 
-/* Removes what was made and not renamed. */
-static void staged_clear(staged *file)
+/* Makes a file that nobody has, and its stream. */
+static resmap_status open_temporary(rsm_env *env, staged *file)
+{
+    for (unsigned attempt = 0; attempt < 100; attempt++) {
+        char *name = name_beside(file->target, attempt);
+        if (!name) return rsm_no_memory(env, strlen(file->target));
+        int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0) {
+            int saved = errno;
+            free(name);
+            if (saved == EEXIST) continue;
+            return rsm_fail(env, RESMAP_IO, "%s: cannot write here: %s", file->path, strerror(saved));
+        }
+        file->temporary = name;
+        file->stream = fdopen(fd, "wb");
+        if (file->stream) return RESMAP_OK;
+        close(fd);
+        return rsm_no_memory(env, BUFSIZ);
+    }
+    return rsm_fail(env, RESMAP_IO, "%s: no free temporary name beside it", file->path);
+}
+
+/* Removes it again. */
+static void drop_temporary(staged *file)
 {
     if (file->stream) fclose(file->stream);
     if (file->temporary) unlink(file->temporary);
-    if (file->backup) unlink(file->backup);
     free(file->temporary);
+    file->stream = NULL;
+    file->temporary = NULL;
+}
+
+static void staged_clear(staged *file)
+{
+    drop_temporary(file);
+    if (file->backup) unlink(file->backup);
     free(file->backup);
     free(file->target);
     free(file->path);
@@ -113,26 +142,12 @@ static resmap_status stage(const rsm_outputs *outputs, const char *path, staged 
         if (strcmp(outputs->files[i].target, file->target) == 0)
             return rsm_fail(env, RESMAP_IO, "%s: two outputs have the same name", path);
     RSM_TRY(check_target(outputs, file));
-    for (unsigned attempt = 0; attempt < 100; attempt++) {
-        char *name = name_beside(file->target, attempt);
-        if (!name) return rsm_no_memory(env, strlen(file->target));
-        int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (fd < 0) {
-            int saved = errno;
-            free(name);
-            if (saved == EEXIST) continue;
-            return rsm_fail(env, RESMAP_IO, "%s: cannot write here: %s", path, strerror(saved));
-        }
-        file->temporary = name;
-        file->stream = fdopen(fd, "wb");
-        if (file->stream) return RESMAP_OK;
-        close(fd);
-        return rsm_no_memory(env, BUFSIZ);
-    }
-    return rsm_fail(env, RESMAP_IO, "%s: no free temporary name beside it", path);
+    RSM_TRY(open_temporary(env, file));
+    drop_temporary(file);
+    return RESMAP_OK;
 }
 
-resmap_status rsm_outputs_add(rsm_outputs *outputs, const char *path, FILE **stream)
+resmap_status rsm_outputs_claim(rsm_outputs *outputs, const char *path)
 {
     size_t bytes = (outputs->count + 1) * sizeof *outputs->files;
     staged *files = realloc(outputs->files, bytes);
@@ -145,7 +160,16 @@ resmap_status rsm_outputs_add(rsm_outputs *outputs, const char *path, FILE **str
         return status;
     }
     files[outputs->count++] = file;
-    *stream = file.stream;
+    return RESMAP_OK;
+}
+
+resmap_status rsm_outputs_open(rsm_outputs *outputs, const char *path, FILE **stream)
+{
+    size_t i = 0;
+    while (i < outputs->count && strcmp(outputs->files[i].path, path) != 0) i++;
+    if (i == outputs->count) return rsm_fail(outputs->env, RESMAP_INTERNAL, "%s: not claimed", path);
+    RSM_TRY(open_temporary(outputs->env, &outputs->files[i]));
+    *stream = outputs->files[i].stream;
     return RESMAP_OK;
 }
 

@@ -65,6 +65,15 @@ refused() {
     done
 }
 
+# await TEXT: until the program in the background has written it to stderr, with --progress always
+await() {
+    for tenth in $(seq 600); do
+        grep -qF -- "$1" err && return
+        sleep 0.1
+    done
+    fail "no '$1' on stderr after a minute"
+}
+
 # at_most NUMBER LIMIT WHAT
 at_most() {
     ok

@@ -11,15 +11,12 @@
  *   tool json FILE PATH                print what lies at a path such as volumes.0.steps.1.class; of arrays and objects
  *                                      the number of members; nothing and exit 1 where there is none
  *   tool poke FILE OFFSET BYTE…        change bytes (decimal)
- *   tool cut FILE BYTES                make the file so long
- *   tool wait FILE SECONDS             wait until a name beginning with FILE exists; exit 1 when none comes */
-#include <glob.h>
+ *   tool cut FILE BYTES                make the file so long */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "resmap.h"
@@ -151,20 +148,6 @@ static void poke(char **argv, int argc)
     if (fclose(stream) != 0) fail("cannot write");
 }
 
-static int wait_for(const char *path, double seconds)
-{
-    char pattern[2000];
-    snprintf(pattern, sizeof pattern, "%s*", path);
-    for (int i = 0; i < seconds * 100; i++) {
-        glob_t found;
-        int none = glob(pattern, 0, NULL, &found);
-        if (!none) globfree(&found);
-        if (!none) return 0;
-        nanosleep(&(struct timespec){0, 10000000}, NULL);
-    }
-    return 1;
-}
-
 int main(int argc, char **argv)
 {
     if (argc < 3) fail("see the head of tests/cli/tool.c");
@@ -199,8 +182,6 @@ int main(int argc, char **argv)
         poke(argv, argc);
     } else if (strcmp(verb, "cut") == 0 && argc == 2) {
         if (truncate(argv[0], atol(argv[1])) != 0) fail("cannot cut");
-    } else if (strcmp(verb, "wait") == 0 && argc == 2) {
-        result = wait_for(argv[0], atof(argv[1]));
     } else {
         fail("see the head of tests/cli/tool.c");
     }
