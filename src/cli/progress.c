@@ -8,7 +8,7 @@ static struct {
     int shown, terminal;
     int drawn; /* characters now on the terminal's line */
     char what[32];
-    size_t last;
+    size_t last, total;
     double begin, drawn_at;
 } state;
 
@@ -40,12 +40,14 @@ static void draw(const char *what, size_t done, size_t total)
     char line[96];
     int length;
 
+    if (total == 0 && state.last < state.total) return; /* compiling amid a stage that counts */
     if (strncmp(state.what, what, sizeof state.what - 1) != 0 || done < state.last) {
         snprintf(state.what, sizeof state.what, "%s", what);
         state.begin = now;
         state.drawn_at = 0;
     }
     state.last = done;
+    state.total = total;
     if (now - state.drawn_at < (state.terminal ? 0.1 : 1.0) && (total == 0 || done < total)) return;
     state.drawn_at = now;
 

@@ -229,6 +229,7 @@ resmap_status rsm_share(rsm_env *env, const rsm_work *work, rsm_sharer *sharers,
     for (size_t i = 0; i < count; i++) {
         sharers[i].env->log = log_of_thread;
         sharers[i].env->log_data = &p;
+        sharers[i].env->progress = NULL;   /* the caller's thread alone calls it */
     }
     pthread_mutex_init(&p.lock, NULL);
     pthread_cond_init(&p.changed, NULL);
