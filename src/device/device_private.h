@@ -33,6 +33,7 @@ struct rsm_device_list {
     size_t count;
     resmap_device *items;        /* their strings are owned */
     rsm_candidate *candidates;
+    char *without;               /* name of a platform that has no device, NULL: there is none */
 };
 
 /* Index of the device that `specification` names (not "reference"), or the error of rsm_device_open. */

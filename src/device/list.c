@@ -186,6 +186,7 @@ static resmap_status add_platform(rsm_env *env, rsm_device_list *list, cl_platfo
             rsm_log(env, RESMAP_LOG_INFO, "a platform does not list its devices: %s (%d)",
                     rsm_cl_error_name(code), code);
         }
+        if (!list->without) list->without = platform_text(platform, CL_PLATFORM_NAME);
         return RESMAP_OK;
     }
     size_t total = list->count + count;
@@ -290,6 +291,7 @@ resmap_status rsm_device_list_create(rsm_env *env, rsm_device_list **result)
 void rsm_device_list_free(rsm_device_list *list)
 {
     if (!list) return;
+    free(list->without);
     for (size_t i = 0; i < list->count; i++) {
         free((char *)list->items[i].platform);
         free((char *)list->items[i].name);
@@ -326,6 +328,10 @@ static int contains(const char *text, const char *part)
 
 static resmap_status no_usable(rsm_env *env, const rsm_device_list *list)
 {
+    if (list->count == 0 && list->without)
+        return rsm_fail(env, RESMAP_NO_DEVICE, "OpenCL: %s offers no device%s", list->without,
+                        strcmp(list->without, "Portable Computing Language") == 0
+                        ? " (it does so where it cannot write its cache; POCL_CACHE_DIR names another folder)" : "");
     return rsm_fail(env, RESMAP_NO_DEVICE, list->count == 0
                     ? "OpenCL: no device; install a driver (pocl-opencl-icd serves any CPU)"
                     : "OpenCL: no usable device; `resmap devices` says why");
