@@ -127,6 +127,8 @@ resmap_status rsm_profile_end(rsm_device *device, rsm_profile_row **rows, size_t
  * (those of fp16 count by rsm_storage_size). Does nothing unless a profile is taken. name: static text. */
 resmap_status rsm_profile_next(rsm_device *device, const char *name, size_t rows, size_t columns, double flop,
                                double elements);
+/* While `on`, all commands belong to the row named last, whatever they name themselves. */
+void rsm_profile_hold(rsm_device *device, int on);
 
 /* ---- Tuning: which variant of an operation is fastest here ---- */
 
@@ -140,6 +142,8 @@ typedef enum rsm_tunable {
     RSM_TUNE_GATE,
     RSM_TUNE_LAYER_NORM,
     RSM_TUNE_ATTENTION,
+    RSM_TUNE_CONV_THIN,          /* 3x3 convolutions: at most 4 channels in or out */
+    RSM_TUNE_CONV,               /* more */
     RSM_TUNE_BANDS,              /* scratch memory of the network's bands of rows */
     RSM_TUNE_CLBLAST,            /* CLBlast's parameters, which are the whole process's */
     RSM_TUNABLES

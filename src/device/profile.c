@@ -8,6 +8,7 @@ struct rsm_profile {
     cl_command_queue plain;      /* the queue set aside for one that times its commands */
     rsm_profile_row *rows;       /* rows[0]: commands before the first rsm_profile_next */
     size_t count, capacity, current;
+    int held;                    /* on the current row */
     double since;                /* reference: when the current row's work began */
 };
 
@@ -102,7 +103,7 @@ resmap_status rsm_profile_next(rsm_device *device, const char *name, size_t rows
     rsm_profile *profile = device->profile;
     rsm_profile_row *row;
     size_t i = 0;
-    if (!profile) return RESMAP_OK;
+    if (!profile || profile->held) return RESMAP_OK;
     end_row(device);
     while (i < profile->count && (strcmp(profile->rows[i].name, name) != 0 || profile->rows[i].rows != rows ||
                                   profile->rows[i].columns != columns))
@@ -126,6 +127,11 @@ resmap_status rsm_profile_next(rsm_device *device, const char *name, size_t rows
     row->bytes += elements * (double)(device->reference ? sizeof(double) : sizeof(float));
     profile->current = i;
     return RESMAP_OK;
+}
+
+void rsm_profile_hold(rsm_device *device, int on)
+{
+    if (device->profile) device->profile->held = on;
 }
 
 cl_event *rsm_profile_event(const rsm_device *device, cl_event *event)

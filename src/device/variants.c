@@ -61,6 +61,17 @@ static const rsm_variant attention[] = {
     {"group-128", RSM_ON_GPU, {0, 128, 4}},
 };
 
+/* {vector, work-group, CHANNELS, ROWS}: see cl/conv3x3.cl; CHANNELS 0: im2col and a product. */
+static const rsm_variant conv3x3[] = {
+    {"direct-4x4", RSM_ON_GPU | RSM_QUICK, {0, 0, 4, 4}},
+    {"direct-8x2", RSM_ON_GPU | RSM_QUICK, {0, 0, 8, 2}},
+    {"direct-8x3", RSM_ON_CPU, {0, 0, 8, 3}},
+    {"direct-4x2", RSM_ON_CPU | RSM_ON_GPU, {0, 0, 4, 2}},
+    {"direct-4x6", RSM_ON_CPU, {0, 0, 4, 6}},
+    {"vector-8-direct-4x3", RSM_ON_CPU, {8, 0, 4, 3}},
+    {"im2col", RSM_ON_CPU | RSM_ON_GPU, {0, 0, 0, 0}},
+};
+
 /* {MiB of scratch memory that an operation's band of rows may take}. */
 static const rsm_variant bands[] = {
     {"16-MiB", RSM_ON_CPU | RSM_QUICK, {16}},
@@ -92,6 +103,8 @@ static const struct {
     [RSM_TUNE_GATE] = {"depthwise3x3-gate", gate, COUNT(gate)},
     [RSM_TUNE_LAYER_NORM] = {"layer-norm", layer_norm, COUNT(layer_norm)},
     [RSM_TUNE_ATTENTION] = {"attention", attention, COUNT(attention)},
+    [RSM_TUNE_CONV_THIN] = {"conv3x3-thin", conv3x3, COUNT(conv3x3)},
+    [RSM_TUNE_CONV] = {"conv3x3", conv3x3, COUNT(conv3x3)},
     [RSM_TUNE_BANDS] = {"bands", bands, COUNT(bands)},
     [RSM_TUNE_CLBLAST] = {"clblast", clblast, COUNT(clblast)},
 };

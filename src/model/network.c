@@ -386,16 +386,18 @@ static size_t spread(size_t count)
 
 /* Scratch (elements of fp32) that `rows` rows of an operation need. a, b: channels and hidden (feed-forward), channels and heads
  * (attention), channels in and out (convolution); a: channels (fusion and reduction). */
-static size_t scratch_need(rsm_storage storage, operation what, size_t a, size_t b, size_t width, size_t rows)
+static size_t scratch_need(const rsm_network *net, operation what, size_t a, size_t b, size_t width, size_t rows)
 {
+    rsm_storage storage = net->storage;
+
     switch (what) {
     case ATTENTION:              /* normalised and expanded q, k with their halo; q, k; partial sums */
         return taken(storage, 3 * a * spread((rows + 2) * width) + 2 * a * spread(rows * width)) +
                rsm_attention_scratch(a, b, rows * width);
     case FEED_FORWARD:           /* normalised, expanded, gated */
         return taken(storage, (a + 2 * b) * spread((rows + 2) * width) + b * spread(rows * width));
-    case CONVOLUTION:            /* in fp32: im2col and its product */
-        return (9 * a + b) * rows * width;
+    case CONVOLUTION:            /* in fp32: its own and the result */
+        return rsm_conv3x3_scratch(net->device, a, b, rows * width) + b * rows * width;
     case FUSION:                 /* in fp32 */
         return a * rows * width;
     }
@@ -404,52 +406,51 @@ static size_t scratch_need(rsm_storage storage, operation what, size_t a, size_t
 
 /* Rows of a map (an even number, or all of them) whose scratch stays within `limit` elements, at least 2: as few bands as that
  * allows, as equal as they can be. */
-static size_t band_rows(rsm_storage storage, operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
+static size_t band_rows(const rsm_network *net, operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
 {
     size_t rows = height, bands;
 
-    if (scratch_need(storage, what, a, b, width, rows) <= limit) return rows;
-    for (rows &= ~(size_t)1; rows > 2 && scratch_need(storage, what, a, b, width, rows) > limit; rows -= 2) continue;
+    if (scratch_need(net, what, a, b, width, rows) <= limit) return rows;
+    for (rows &= ~(size_t)1; rows > 2 && scratch_need(net, what, a, b, width, rows) > limit; rows -= 2) continue;
     if (rows < 2) return height;
     bands = (height + rows - 1) / rows;
     return ((height + bands - 1) / bands + 1) & ~(size_t)1;
 }
 
-static size_t band_need(rsm_storage storage, operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
+static size_t band_need(const rsm_network *net, operation what, size_t a, size_t b, size_t height, size_t width, size_t limit)
 {
-    return scratch_need(storage, what, a, b, width, band_rows(storage, what, a, b, height, width, limit));
+    return scratch_need(net, what, a, b, width, band_rows(net, what, a, b, height, width, limit));
 }
 
-static size_t stage_need(rsm_storage storage, const stage *s, size_t height, size_t width, size_t limit)
+static size_t stage_need(const rsm_network *net, const stage *s, size_t height, size_t width, size_t limit)
 {
     const block *b = s->blocks;
 
     if (s->count == 0) return 0;
-    return maximum(band_need(storage, ATTENTION, b->channels, b->heads, height, width, limit),
-                   band_need(storage, FEED_FORWARD, b->channels, b->hidden, height, width, limit));
+    return maximum(band_need(net, ATTENTION, b->channels, b->heads, height, width, limit),
+                   band_need(net, FEED_FORWARD, b->channels, b->hidden, height, width, limit));
 }
 
 /* Scratch elements of the whole network when no operation shall take more than `limit`, as far as two rows allow. */
 static size_t network_need(const rsm_network *net, size_t height, size_t width, size_t limit)
 {
     size_t dim = net->config->dim;
-    rsm_storage storage = net->storage;
-    size_t need = band_need(storage, CONVOLUTION, 1, dim, height, width, limit);
+    size_t need = band_need(net, CONVOLUTION, 1, dim, height, width, limit);
 
-    need = maximum(need, band_need(storage, CONVOLUTION, 2 * dim, 1, height, width, limit));
-    need = maximum(need, stage_need(storage, &net->decoder[0], height, width, limit));
-    need = maximum(need, stage_need(storage, &net->refinement, height, width, limit));
+    need = maximum(need, band_need(net, CONVOLUTION, 2 * dim, 1, height, width, limit));
+    need = maximum(need, stage_need(net, &net->decoder[0], height, width, limit));
+    need = maximum(need, stage_need(net, &net->refinement, height, width, limit));
     for (int i = 0; i < LEVELS; i++) {
         size_t channels = level_channels(net, i), h = height >> i, w = width >> i;
-        need = maximum(need, stage_need(storage, &net->encoder[i], h, w, limit));
+        need = maximum(need, stage_need(net, &net->encoder[i], h, w, limit));
         if (i == 3) continue;
-        need = maximum(need, band_need(storage, CONVOLUTION, channels, channels / 2, h, w, limit));
-        need = maximum(need, band_need(storage, CONVOLUTION, 2 * channels, 4 * channels, h / 2, w / 2, limit));
-        need = maximum(need, stage_need(storage, &net->decoder[i], h, w, limit));
-        need = maximum(need, band_need(storage, FUSION, 2 * channels, 0, h / 2, w / 2, limit));
+        need = maximum(need, band_need(net, CONVOLUTION, channels, channels / 2, h, w, limit));
+        need = maximum(need, band_need(net, CONVOLUTION, 2 * channels, 4 * channels, h / 2, w / 2, limit));
+        need = maximum(need, stage_need(net, &net->decoder[i], h, w, limit));
+        need = maximum(need, band_need(net, FUSION, 2 * channels, 0, h / 2, w / 2, limit));
         if (net->config->arch == RSM_ARCH_RESMAP) {
             stage s = {1, (block *)&net->fusion[i].block};
-            need = maximum(need, stage_need(storage, &s, h / 2, w / 2, limit));
+            need = maximum(need, stage_need(net, &s, h / 2, w / 2, limit));
         }
     }
     return need;
@@ -535,8 +536,8 @@ resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm
 
     if (plan == NULL) return rsm_no_memory(net->env, sizeof *plan);
     if (tuned != NULL) preferred = ((size_t)tuned->values[0] << 20) / sizeof(float);
-    preferred = maximum(preferred, scratch_need(RSM_FP32, FEED_FORWARD, widest->channels, widest->hidden, width, 8));
     preferred = taken(net->storage, preferred);   /* as many rows in half the memory */
+    preferred = maximum(preferred, scratch_need(net, FEED_FORWARD, widest->channels, widest->hidden, width, 8));
     plan->net = net;
     plan->device = net->device;
     plan->env = net->env;
@@ -572,7 +573,7 @@ size_t rsm_plan_band_rows(const rsm_plan *plan)
 {
     const block *b = plan->net->refinement.blocks;
 
-    return band_rows(plan->net->storage, FEED_FORWARD, b->channels, b->hidden, plan->height, plan->width, plan->scratch_count);
+    return band_rows(plan->net, FEED_FORWARD, b->channels, b->hidden, plan->height, plan->width, plan->scratch_count);
 }
 
 /* ---- Running ------------------------------------------------------------------------------------------------ */
@@ -682,7 +683,7 @@ static resmap_status expand(rsm_plan *plan, const row_band *b, size_t channels, 
 static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
 {
     size_t c = b->channels, w = f.width;
-    size_t rows = band_rows(plan->net->storage, ATTENTION, c, b->heads, f.height, w, plan->scratch_count);
+    size_t rows = band_rows(plan->net, ATTENTION, c, b->heads, f.height, w, plan->scratch_count);
     size_t halo_plane = spread((rows + 2) * w), plane = spread(rows * w);
     small_layout small = small_of(c, b->heads);
     rsm_vector sums = {plan->small, small.sums}, matrix = {plan->small, small.matrix}, temporary = {plan->small, small.scratch};
@@ -715,7 +716,7 @@ static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
 static resmap_status feed_forward(rsm_plan *plan, const block *b, level_map f)
 {
     size_t c = b->channels, w = f.width;
-    size_t rows = band_rows(plan->net->storage, FEED_FORWARD, c, b->hidden, f.height, w, plan->scratch_count);
+    size_t rows = band_rows(plan->net, FEED_FORWARD, c, b->hidden, f.height, w, plan->scratch_count);
     size_t halo_plane = spread((rows + 2) * w);
     row_band band = {f.map, f.height, w, 0, 0, 0, scratch_map(plan, 0, halo_plane),
                      scratch_map(plan, c * halo_plane, halo_plane)};
@@ -751,7 +752,7 @@ static resmap_status run_stage(rsm_plan *plan, const stage *s, level_map f)
 static resmap_status convolve(rsm_plan *plan, rsm_vector weight, level_map x, rsm_map y, size_t c_in, size_t c_out)
 {
     rsm_vector scratch = {plan->scratch, 0};
-    size_t rows = band_rows(plan->net->storage, CONVOLUTION, c_in, c_out, x.height, x.width, plan->scratch_count);
+    size_t rows = band_rows(plan->net, CONVOLUTION, c_in, c_out, x.height, x.width, plan->scratch_count);
 
     RSM_TRY(ready_tensor(plan, &weight, 9 * c_in * c_out));
     for (size_t first = 0; first < x.height; first += rows) {
@@ -765,9 +766,10 @@ static resmap_status convolve(rsm_plan *plan, rsm_vector weight, level_map x, rs
 /* Halves the size and doubles the channels: 3x3 convolution C to C/2, pixel-unshuffle. */
 static resmap_status downsample(rsm_plan *plan, rsm_vector weight, level_map x, size_t channels, level_map y)
 {
-    size_t rows = band_rows(plan->net->storage, CONVOLUTION, channels, channels / 2, x.height, x.width, plan->scratch_count);
+    size_t rows = band_rows(plan->net, CONVOLUTION, channels, channels / 2, x.height, x.width, plan->scratch_count);
     rsm_vector scratch = {plan->scratch, 0};
-    rsm_map product = {plan->scratch, 9 * channels * rows * x.width, rows * x.width, RSM_FP32};
+    size_t own = rsm_conv3x3_scratch(plan->device, channels, channels / 2, rows * x.width);
+    rsm_map product = {plan->scratch, own, rows * x.width, RSM_FP32};
 
     RSM_TRY(ready_tensor(plan, &weight, 9 * channels * (channels / 2)));
     for (size_t first = 0; first < x.height; first += rows) {
@@ -782,9 +784,10 @@ static resmap_status downsample(rsm_plan *plan, rsm_vector weight, level_map x, 
 /* Doubles the size and halves the channels: 3x3 convolution C to 2C, pixel-shuffle. */
 static resmap_status upsample(rsm_plan *plan, rsm_vector weight, level_map x, size_t channels, level_map y)
 {
-    size_t rows = band_rows(plan->net->storage, CONVOLUTION, channels, 2 * channels, x.height, x.width, plan->scratch_count);
+    size_t rows = band_rows(plan->net, CONVOLUTION, channels, 2 * channels, x.height, x.width, plan->scratch_count);
     rsm_vector scratch = {plan->scratch, 0};
-    rsm_map product = {plan->scratch, 9 * channels * rows * x.width, rows * x.width, RSM_FP32};
+    size_t own = rsm_conv3x3_scratch(plan->device, channels, 2 * channels, rows * x.width);
+    rsm_map product = {plan->scratch, own, rows * x.width, RSM_FP32};
 
     RSM_TRY(ready_tensor(plan, &weight, 9 * channels * 2 * channels));
     for (size_t first = 0; first < x.height; first += rows) {
@@ -799,7 +802,7 @@ static resmap_status upsample(rsm_plan *plan, rsm_vector weight, level_map x, si
 /* skip = reduce([x ; skip]): 1x1 convolution of the concatenation, as the sum of its halves. */
 static resmap_status reduce(rsm_plan *plan, rsm_vector weight, level_map x, level_map skip, size_t channels)
 {
-    size_t w = x.width, rows = band_rows(plan->net->storage, FUSION, channels, 0, x.height, w, plan->scratch_count);
+    size_t w = x.width, rows = band_rows(plan->net, FUSION, channels, 0, x.height, w, plan->scratch_count);
     rsm_map sum = {plan->scratch, 0, rows * w, RSM_FP32};
 
     RSM_TRY(ready_tensor(plan, &weight, 2 * channels * channels));
@@ -816,7 +819,7 @@ static resmap_status reduce(rsm_plan *plan, rsm_vector weight, level_map x, leve
 /* Textual Prompt Fusion (paper eq. 2): x = Block(Conv1x1[x ; Conv1x1(t)]). */
 static resmap_status fuse(rsm_plan *plan, const fusion *t, level_map x)
 {
-    size_t c = t->block.channels, w = x.width, rows = band_rows(plan->net->storage, FUSION, c, 0, x.height, w, plan->scratch_count);
+    size_t c = t->block.channels, w = x.width, rows = band_rows(plan->net, FUSION, c, 0, x.height, w, plan->scratch_count);
     rsm_map sum = {plan->scratch, 0, rows * w, RSM_FP32};
     rsm_vector weight = t->fuse;
 

@@ -5,7 +5,7 @@
  * upsampling (paper §2.2), refinement, output convolution plus input.
  *
  * Memory: every level has one map that its blocks change in place; whatever is wider than the map (the qkv and feed-forward
- * expansions, im2col) is made in bands of rows inside one scratch buffer, so peak memory is chosen, not suffered. Bands leave
+ * expansions) is made in bands of rows inside one scratch buffer, so peak memory is chosen, not suffered. Bands leave
  * the result unchanged but for the order of the sums over pixels in the attention statistics. */
 #ifndef RSM_NETWORK_H
 #define RSM_NETWORK_H

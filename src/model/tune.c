@@ -96,6 +96,7 @@ static int tunable_of(const rsm_profile_row *row)
                  {"layer_norm", RSM_TUNE_LAYER_NORM},       {"attention_partial", RSM_TUNE_ATTENTION},
                  {"attention_total", RSM_TUNE_ATTENTION},   {"attention_softmax", RSM_TUNE_ATTENTION}};
 
+    if (strcmp(row->name, "conv3x3") == 0) return rsm_conv3x3_tunable(row->columns, row->rows);
     if (strcmp(row->name, "gemm") == 0 || strcmp(row->name, "gemm_norm") == 0)
         return rsm_gemm_tunable(row->rows, row->columns);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)

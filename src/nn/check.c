@@ -11,6 +11,7 @@ enum {
     MOST_NORM = 301,
     CHANNELS = 5, ROWS = 37, WIDTH = 93,
     NORM_CHANNELS = 37,
+    CONV_IN = 35, CONV_OUT = 13, CONV_THIN = 3,
     HEADS = 2, HEAD = 23, PIXELS = 2777
 };
 
@@ -25,6 +26,11 @@ static void product_of(rsm_tunable what, size_t *m, size_t *k)
 {
     *m = what == RSM_TUNE_GEMM_FEW ? 3 : 101;
     *k = what == RSM_TUNE_GEMM_SHALLOW ? 47 : what == RSM_TUNE_GEMM_DEEP ? 1037 : 211;
+}
+
+static size_t conv_out(rsm_tunable what)
+{
+    return what == RSM_TUNE_CONV_THIN ? CONV_THIN : CONV_OUT;
 }
 
 static counts counts_of(rsm_tunable what)
@@ -48,6 +54,10 @@ static counts counts_of(rsm_tunable what)
         sums = rsm_attention_sums_count(n, HEADS);
         return (counts){2 * n * PIXELS, HEADS + n * n, sums + n * n,
                         n * HEAD + rsm_attention_scratch(n, HEADS, PIXELS), sums};
+    case RSM_TUNE_CONV_THIN:
+    case RSM_TUNE_CONV:
+        n = conv_out(what);
+        return (counts){CONV_IN * input, 9 * CONV_IN * n, n * output, 9 * CONV_IN * output, 0};
     case RSM_TUNE_BANDS:
     case RSM_TUNABLES: break;
     }
@@ -86,6 +96,10 @@ static resmap_status run(rsm_device *device, rsm_tunable what, int with_bias, rs
                                    (rsm_vector){scratch, n * HEAD}, 0));
         return rsm_attention_matrix(device, (rsm_vector){y, 0}, weight, (rsm_vector){w, HEADS},
                                     (rsm_vector){y, sums}, (rsm_vector){scratch, 0}, n, HEADS);
+    case RSM_TUNE_CONV_THIN:
+    case RSM_TUNE_CONV:
+        return rsm_conv3x3(device, input, weight, output, (rsm_vector){scratch, 0}, CONV_IN, conv_out(what), ROWS + 2,
+                           WIDTH, 1, ROWS);
     case RSM_TUNE_BANDS:
     case RSM_TUNABLES: break;
     }

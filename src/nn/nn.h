@@ -65,7 +65,10 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
                                    rsm_vector scratch, size_t channels, size_t heads);
 
 /* 3x3 convolution, zero padding, of the rows first_row … first_row + rows - 1 of an image of `height` x `width` whose whole
- * map is x: y (rows * width elements a channel). w: [c_out, c_in, 3, 3]. scratch: c_in * 9 * rows * width elements. */
+ * map is x: y (count = rows * width elements a channel), which may not overlap x. w: [c_out, c_in, 3, 3]. scratch:
+ * rsm_conv3x3_scratch(...) elements, which the variant taken decides. */
+rsm_tunable rsm_conv3x3_tunable(size_t c_in, size_t c_out);
+size_t rsm_conv3x3_scratch(const rsm_device *device, size_t c_in, size_t c_out, size_t count);
 resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch, size_t c_in, size_t c_out,
                           size_t height, size_t width, size_t first_row, size_t rows);
 
