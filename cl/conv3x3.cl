@@ -41,7 +41,8 @@ vec_inline void load_inputs(vec to[INPUTS], __global const float *x, int row, in
 }
 
 /* Adds one input channel. w[o]: its nine numbers for output channel o. */
-vec_inline void multiply(vec sum[CHANNELS][ROWS], const vec x[INPUTS], __global const float *const w[CHANNELS])
+vec_inline void multiply(vec sum[CHANNELS][ROWS], const vec x[INPUTS],
+                         __global const float *const w[CHANNELS])
 {
 #pragma unroll
     for (int t = 0; t < 9; t++) {
@@ -72,7 +73,8 @@ void conv3x3_tile(__global const float *x, const int x_offset, const int x_plane
         for (int c0 = 0; c0 < c_in; c0 += DEPTH) {
             const int depth = min(c_in - c0, DEPTH);
             for (int c = 0; c < depth; c++)
-                load_inputs(inputs + c * INPUTS, x + (c0 + c) * x_plane, first_row + r - 1, height, width, p);
+                load_inputs(inputs + c * INPUTS, x + (c0 + c) * x_plane, first_row + r - 1, height, width,
+                            p);
             for (int o0 = first; o0 < last; o0 += CHANNELS) {
                 /* Channels past the last are computed from the last, and not stored. */
                 __global const float *of[CHANNELS];

@@ -76,7 +76,8 @@ END_TEST
 
 START_TEST(arithmetic)
 {
-    static const char *const counted[] = {"gemm", "depthwise3x3", "depthwise3x3_gate", "attention_partial"};
+    static const char *const counted[] = {"gemm", "conv3x3", "depthwise3x3", "depthwise3x3_gate",
+                                          "attention_partial"};
     resmap_timing_options options;
     resmap_timing *timing = NULL;
     resmap_model *model = NULL;
@@ -150,6 +151,9 @@ START_TEST(profile)
     for (size_t i = 1; i <= 200; i++)
         ck_assert_int_eq(rsm_profile_next(device, "shape", i, i % 2, 10, 1), RESMAP_OK);
     ck_assert_int_eq(rsm_profile_next(device, "shape", 7, 1, 10, 1), RESMAP_OK);
+    rsm_profile_hold(device, 1);
+    ck_assert_int_eq(rsm_profile_next(device, "part of it", 7, 1, 10, 1), RESMAP_OK);
+    rsm_profile_hold(device, 0);
     ck_assert_int_eq(rsm_profile_end(device, &rows, &count), RESMAP_OK);
     ck_assert_uint_eq(count, 201);
     for (size_t i = 0; i < count; i++) {

@@ -2,8 +2,8 @@
 
 #include <stdio.h>
 
-/* Output channels and rows of each that a work-item holds in registers: 16 sums hide how long an addition takes,
- * and leave room; 12 where a CPU has 16 registers only. */
+/* Output channels and rows of each that a work-item holds in registers: 16 sums hide how long an addition
+ * takes, and leave room; 12 where a CPU has 16 registers only. */
 #define CHANNELS 4
 #define ROWS 4
 #define ROWS_FEW_REGISTERS 3
@@ -15,15 +15,18 @@ rsm_tunable rsm_conv3x3_tunable(size_t c_in, size_t c_out)
     return c_in <= THIN || c_out <= THIN ? RSM_TUNE_CONV_THIN : RSM_TUNE_CONV;
 }
 
-/* The variant tuned, or the rule: im2col only on GPUs, whose matrix products are tuned far better than this. */
+/* The variant tuned, or the rule: im2col only on GPUs, whose matrix products are tuned far better. */
 static rsm_variant choose(const rsm_device *device, size_t c_in, size_t c_out)
 {
     const rsm_tunable what = rsm_conv3x3_tunable(c_in, c_out);
     const rsm_variant *tuned = rsm_tuned(device, what);
     const int vector = rsm_device_vector(device);
+    rsm_variant rule = {"default", 0, {0, 0, 0, 0}};
     if (tuned) return *tuned;
-    if (!rsm_device_is_cpu(device) && what == RSM_TUNE_CONV) return (rsm_variant){"default", 0, {0, 0, 0, 0}};
-    return (rsm_variant){"default", 0, {0, 0, CHANNELS, vector == 4 || vector == 8 ? ROWS_FEW_REGISTERS : ROWS}};
+    if (!rsm_device_is_cpu(device) && what == RSM_TUNE_CONV) return rule;
+    rule.values[2] = CHANNELS;
+    rule.values[3] = vector == 4 || vector == 8 ? ROWS_FEW_REGISTERS : ROWS;
+    return rule;
 }
 
 static int takes_columns(const rsm_device *device, size_t c_in, size_t c_out)
@@ -44,8 +47,8 @@ static void add_row(const double *x, const double *w, double *y, size_t width)
     for (size_t p = 1; p < width; p++) y[p - 1] += w[2] * x[p];
 }
 
-static void reference(rsm_map x, rsm_vector w, rsm_map y, size_t c_in, size_t c_out, size_t height, size_t width,
-                      size_t first_row, size_t rows)
+static void reference(rsm_map x, rsm_vector w, rsm_map y, size_t c_in, size_t c_out, size_t height,
+                      size_t width, size_t first_row, size_t rows)
 {
     for (size_t o = 0; o < c_out; o++)
         for (size_t r = 0; r < rows; r++) {
@@ -61,8 +64,9 @@ static void reference(rsm_map x, rsm_vector w, rsm_map y, size_t c_in, size_t c_
         }
 }
 
-static resmap_status direct(rsm_device *device, const rsm_variant *variant, rsm_map x, rsm_vector w, rsm_map y,
-                            size_t c_in, size_t c_out, size_t height, size_t width, size_t first_row, size_t rows)
+static resmap_status direct(rsm_device *device, const rsm_variant *variant, rsm_map x, rsm_vector w,
+                            rsm_map y, size_t c_in, size_t c_out, size_t height, size_t width,
+                            size_t first_row, size_t rows)
 {
     char options[64];
     rsm_kernel *kernel;
@@ -71,26 +75,29 @@ static resmap_status direct(rsm_device *device, const rsm_variant *variant, rsm_
     const size_t channels = c_out < (size_t)variant->values[2] ? c_out : (size_t)variant->values[2];
     const size_t tiles = (rows + held - 1) / held, blocks = (c_out + channels - 1) / channels;
     snprintf(options, sizeof options, "-DCHANNELS=%d -DROWS=%d", (int)channels, (int)held);
-    if (cut.columns > 1 || cut.local[0] > 1) {
+    if (cut.columns > 1) {
         const size_t global[3] = {cut.columns, tiles, blocks};
         RSM_TRY(rsm_cut_kernel(device, "conv3x3", "conv3x3_pixel", &cut, options, &kernel));
-        return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_INT(c_in),
-                       RSM_INT(c_out), RSM_INT(height), RSM_INT(width), RSM_INT(first_row), RSM_INT(rows));
+        return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y),
+                       RSM_INT(c_in), RSM_INT(c_out), RSM_INT(height), RSM_INT(width), RSM_INT(first_row),
+                       RSM_INT(rows));
     }
-    /* Every run of channels copies its inputs anew, so runs are as long as leaves enough of them for all cores. */
+    /* Every run of channels copies its inputs anew, so runs are as long as leaves enough of them for all
+     * cores. */
     const size_t wanted = 8 * (size_t)rsm_device_info(device)->compute_units;
     size_t runs = tiles >= wanted ? 1 : (wanted + tiles - 1) / tiles;
     if (runs > (blocks + 3) / 4) runs = (blocks + 3) / 4;
     const size_t item_channels = (blocks + runs - 1) / runs * channels;
-    const size_t global[2] = {tiles, (c_out + item_channels - 1) / item_channels};
+    const size_t global[2] = {tiles, (c_out + item_channels - 1) / item_channels}, local[2] = {1, 1};
     RSM_TRY(rsm_cut_kernel(device, "conv3x3", "conv3x3_tile", &cut, options, &kernel));
-    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_INT(c_in),
+    return RSM_RUN(device, kernel, 2, global, local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_INT(c_in),
                    RSM_INT(c_out), RSM_INT(height), RSM_INT(width), RSM_INT(first_row), RSM_INT(rows),
                    RSM_INT(item_channels));
 }
 
-static resmap_status by_columns(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch, size_t c_in,
-                                size_t c_out, size_t height, size_t width, size_t first_row, size_t rows)
+static resmap_status by_columns(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch,
+                                size_t c_in, size_t c_out, size_t height, size_t width, size_t first_row,
+                                size_t rows)
 {
     rsm_kernel *kernel;
     const rsm_cut cut = rsm_cut_rows(device, width);
@@ -100,7 +107,8 @@ static resmap_status by_columns(rsm_device *device, rsm_map x, rsm_vector w, rsm
     RSM_TRY(RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(scratch), RSM_INT(height),
                     RSM_INT(width), RSM_INT(first_row), RSM_INT(rows)));
     return rsm_gemm(device, c_out, count, 9 * c_in, (rsm_matrix){w.buffer, w.offset, 9 * c_in, RSM_FP32},
-                    (rsm_matrix){scratch.buffer, scratch.offset, count, RSM_FP32}, rsm_map_matrix(y, count), 0);
+                    (rsm_matrix){scratch.buffer, scratch.offset, count, RSM_FP32},
+                    rsm_map_matrix(y, count), 0);
 }
 
 resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch,
