@@ -98,12 +98,13 @@ START_TEST(buffers)
 }
 END_TEST
 
-static int stop_compiling(void *data, const char *what, size_t done, size_t total)
+static int stop(void *data, const char *what, size_t done, size_t total)
 {
     (void)data;
     (void)done;
     (void)total;
-    return strcmp(what, "compile") == 0;
+    ck_assert(what[0]);
+    return 1;
 }
 
 START_TEST(kernels)
@@ -124,7 +125,7 @@ START_TEST(kernels)
         ck_assert_msg(strstr(env.error, "fft.cl") && strstr(env.error, rsm_device_info(device)->name), "%s",
                       env.error);
     }
-    env.progress = stop_compiling;   /* before each program, which may take a driver seconds */
+    env.progress = stop;   /* before each program, which may take a driver seconds */
     ck_assert_int_eq(rsm_kernel_get(device, "fft", "fft_convolve", "-DSTOPPED", &kernel), RESMAP_CANCELLED);
     env.progress = NULL;
     ck_assert_ptr_null(kernel);

@@ -402,6 +402,15 @@ START_TEST(memory_limits)
 END_TEST
 
 /* An encoding that waited on the device or the host decodes to the very same bits; so does a second run. */
+/* Stops at the second question. */
+static int stop_amid(void *data, const char *what, size_t done, size_t total)
+{
+    (void)what;
+    (void)done;
+    (void)total;
+    return ++*(int *)data == 2;
+}
+
 START_TEST(encodings)
 {
     resmap_model *model = open_model("resmap_biasfree");
@@ -419,6 +428,11 @@ START_TEST(encodings)
         OK(rsm_view_create(net, h, w, &view));
         OK(rsm_view_encode(view, slice, NULL));
         OK(rsm_view_decode(view, first));
+        int asked = 0;
+        env.progress = stop_amid;
+        env.progress_data = &asked;
+        ck_assert_int_eq(rsm_view_encode(view, other, NULL), RESMAP_CANCELLED);
+        env.progress = NULL;
         OK(rsm_view_encode(view, slice, NULL));
         OK(rsm_view_decode(view, again));
         ck_assert_msg(memcmp(first, again, bytes) == 0, "two runs differ on device %s", devices[d].specification);

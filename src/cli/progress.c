@@ -8,7 +8,7 @@ static struct {
     int shown, terminal;
     int drawn; /* characters now on the terminal's line */
     char what[32];
-    size_t last, total;
+    size_t last, written; /* done: said last, drawn last */
     double begin, drawn_at;
 } state;
 
@@ -40,16 +40,16 @@ static void draw(const char *what, size_t done, size_t total)
     char line[96];
     int length;
 
-    if (total == 0 && state.last < state.total) return; /* compiling amid a stage that counts */
     if (strncmp(state.what, what, sizeof state.what - 1) != 0 || done < state.last) {
         snprintf(state.what, sizeof state.what, "%s", what);
         state.begin = now;
         state.drawn_at = 0;
     }
     state.last = done;
-    state.total = total;
+    if (state.drawn_at > 0 && done == state.written) return; /* nothing new: it asks whether to stop */
     if (now - state.drawn_at < (state.terminal ? 0.1 : 1.0) && (total == 0 || done < total)) return;
     state.drawn_at = now;
+    state.written = done;
 
     length = snprintf(line, sizeof line, "%s", state.what);
     if (total > 0) {

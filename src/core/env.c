@@ -48,7 +48,11 @@ void rsm_log(rsm_env *env, resmap_log_level level, const char *format, ...)
 
 resmap_status rsm_progress(rsm_env *env, const char *what, size_t done, size_t total)
 {
-    if (env->progress && env->progress(env->progress_data, what, done, total) != 0)
+    if (!env->progress) return RESMAP_OK;
+    snprintf(env->what, sizeof env->what, "%s", what);
+    env->done = done;
+    env->total = total;
+    if (env->progress(env->progress_data, what, done, total) != 0)
         return rsm_fail(env, RESMAP_CANCELLED, "%s: cancelled", what);
     return RESMAP_OK;
 }
@@ -60,8 +64,15 @@ static void pass_log(void *leader, resmap_log_level level, const char *text)
 
 static int pass_progress(void *leader, const char *what, size_t done, size_t total)
 {
-    const rsm_env *env = leader;
-    return env->progress ? env->progress(env->progress_data, what, done, total) : 0;
+    return rsm_progress(leader, what, done, total) != RESMAP_OK;
+}
+
+resmap_status rsm_poll(rsm_env *env)
+{
+    const rsm_env *told = env->progress == pass_progress ? env->progress_data : env;
+    char what[sizeof told->what];
+    snprintf(what, sizeof what, "%s", told->what[0] ? told->what : "begin");
+    return rsm_progress(env, what, told->done, told->total);
 }
 
 void rsm_env_follow(rsm_env *env, rsm_env *leader)

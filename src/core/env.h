@@ -11,6 +11,8 @@ typedef struct rsm_env {
     void *log_data;
     resmap_progress_fn progress;
     void *progress_data;
+    char what[64];               /* how far it was last, for rsm_poll */
+    size_t done, total;
 } rsm_env;
 
 #if defined(__GNUC__)
@@ -27,6 +29,8 @@ resmap_status rsm_no_memory(rsm_env *env, size_t bytes);
 void rsm_log(rsm_env *env, resmap_log_level level, const char *format, ...) RSM_PRINTF(3, 4);
 /* Tells the caller's progress callback; RESMAP_CANCELLED when it wants to stop, else RESMAP_OK. */
 resmap_status rsm_progress(rsm_env *env, const char *what, size_t done, size_t total);
+/* Asks the callback whether to stop, by repeating what it was told last: for amid a piece of work that may take long. */
+resmap_status rsm_poll(rsm_env *env);
 
 /* Makes `env` the env of something that works for `leader`'s owner: it has errors of its own, and passes
  * what it logs and how far it is on to `leader`, which must outlive it. */

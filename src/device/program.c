@@ -132,7 +132,7 @@ static resmap_status build(rsm_device *device, rsm_program *program, const char 
             rsm_binaries_remove(folder, key);
         }
     }
-    RSM_CHECK(rsm_progress(device->env, "compile", 0, 0));   /* a driver may take seconds for each */
+    RSM_CHECK(rsm_poll(device->env));   /* a driver may take seconds for each */
     program->program = clCreateProgramWithSource(device->context, 2, text, length, &code);
     if (code != CL_SUCCESS) {
         program->program = NULL;

@@ -517,7 +517,7 @@ static int any_piece(const void *data, size_t deflater, size_t number)
 static resmap_status sink_flush(sink *out, int last)
 {
     size_t count = 0;
-    rsm_env leader = {{0}, NULL, NULL, NULL, NULL};   /* progress is for the caller to report */
+    rsm_env leader = {0};    /* progress is for the caller to report */
     rsm_sharer sharers[MOST_DEFLATERS];
     memset(sharers, 0, sizeof sharers);
     do {                                         /* one at least, which may be empty */

@@ -737,6 +737,7 @@ static resmap_status run_block(rsm_plan *plan, const block *b, level_map f)
 {
     block weights = *b;
 
+    RSM_TRY(rsm_poll(rsm_device_env(plan->device)));   /* a large slice takes the reference minutes */
     RSM_TRY(ready_block(plan, &weights));
     RSM_TRY(attend(plan, &weights, f));
     return feed_forward(plan, &weights, f);
