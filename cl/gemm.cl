@@ -14,9 +14,13 @@
  *
  *                         gemm_group (GPUs): a work-group of GROUP x GROUP items computes a square of 4 GROUP x
  *                         4 GROUP of C, 4 x 4 neighbours an item, with GROUP columns of A and rows of B at
- *                         a time in local memory. */
+ *                         a time in local memory.
+ *
+ * gemm_sub_group (GPUs with cl_intel_subgroups): a work-group, which is one sub-group of SUB_GROUP items,
+ * computes 8 rows of 4 SUB_GROUP columns of C, 4 neighbours an item. Each item reads one column of A, and the
+ * others have its numbers by broadcast, without local memory. */
 
-#if !defined(WIDTH) && !defined(GROUP)           /* checkers of this file see both */
+#if !defined(WIDTH) && !defined(GROUP) && !defined(SUB_GROUP)   /* checkers of this file see the first two */
 #define WIDTH 16
 #define GROUP 16
 #endif
@@ -193,15 +197,35 @@ void gemm_vector(const int m, const int n, const int k, __global const float *a,
 
 #endif
 
-#ifdef GROUP
+#if defined(GROUP) || defined(SUB_GROUP)
 
-#define SIDE (4 * GROUP)
 #define LOAD4_float(p) vload4(0, (p))
 #define LOAD4_half(p) vload_half4(0, (p))
 #define STORE4_float(v, p) vstore4((v), 0, (p))
 #define STORE4_half(v, p) vstore_half4((v), 0, (p))
 #define LOAD4(type, p) OF_TYPE(LOAD4, type)(p)
 #define STORE4(type, v, p) OF_TYPE(STORE4, type)(v, p)
+
+/* Four neighbours of a row of C, `left` of them inside. */
+vec_inline void store_neighbours(float4 sum, __global C_TYPE *to, const int left, const int accumulate)
+{
+    if (left >= 4) {
+        if (accumulate) sum += LOAD4(C_TYPE, to);
+        STORE4(C_TYPE, sum, to);
+    } else {
+        const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+        for (int e = 0; e < left; e++) {
+            const float total = accumulate ? scalar_load(C_TYPE, to + e) + values[e] : values[e];
+            scalar_store(C_TYPE, total, to + e);
+        }
+    }
+}
+
+#endif
+
+#ifdef GROUP
+
+#define SIDE (4 * GROUP)
 
 __kernel __attribute__((reqd_work_group_size(GROUP, GROUP, 1)))
 void gemm_group(const int m, const int n, const int k, __global const float *a, const int a_offset,
@@ -239,19 +263,57 @@ void gemm_group(const int m, const int n, const int k, __global const float *a, 
     const int q = column + 4 * x;
     for (int i = 0; i < 4; i++) {
         const int r = row + 4 * y + i;
-        __global C_TYPE *to = c + c_offset + r * c_stride + q;
-        if (r >= m || q >= n) continue;
-        if (q + 4 <= n) {
-            if (accumulate) sum[i] += LOAD4(C_TYPE, to);
-            STORE4(C_TYPE, sum[i], to);
-        } else {
-            const float values[4] = {sum[i].x, sum[i].y, sum[i].z, sum[i].w};
-            for (int e = 0; e < n - q; e++) {
-                const float total = accumulate ? scalar_load(C_TYPE, to + e) + values[e] : values[e];
-                scalar_store(C_TYPE, total, to + e);
+        if (r < m && q < n) store_neighbours(sum[i], c + c_offset + r * c_stride + q, n - q, accumulate);
+    }
+}
+
+#endif
+
+#ifdef SUB_GROUP
+
+#pragma OPENCL EXTENSION cl_intel_subgroups : enable
+#pragma OPENCL EXTENSION cl_intel_required_subgroup_size : enable
+#define SUB_ROWS 8
+
+__kernel __attribute__((reqd_work_group_size(SUB_GROUP, 1, 1), intel_reqd_sub_group_size(SUB_GROUP)))
+void gemm_sub_group(const int m, const int n, const int k, __global const float *a, const int a_offset,
+                    const int a_stride, __global const B_TYPE *b, const int b_offset, const int b_stride,
+                    __global C_TYPE *c, const int c_offset, const int c_stride, const int accumulate)
+{
+    const int lane = (int)get_sub_group_local_id();
+    const int q = ((int)get_group_id(0) * SUB_GROUP + lane) * 4, row = (int)get_group_id(1) * SUB_ROWS;
+    const int left = n - q;
+    float4 sum[SUB_ROWS];
+    a += a_offset;
+    b += b_offset + q;
+    c += c_offset + q;
+#pragma unroll
+    for (int i = 0; i < SUB_ROWS; i++) sum[i] = 0.0f;
+
+    for (int k0 = 0; k0 < k; k0 += SUB_GROUP) {
+        /* Rows below the last are computed from the last, and not stored. */
+        float own[SUB_ROWS];
+#pragma unroll
+        for (int i = 0; i < SUB_ROWS; i++)
+            own[i] = k0 + lane < k ? a[min(row + i, m - 1) * a_stride + k0 + lane] : 0.0f;
+#pragma unroll
+        for (int p = 0; p < SUB_GROUP; p++) {
+            __global const B_TYPE *from = b + (k0 + p) * b_stride;
+            float4 v = 0.0f;
+            if (k0 + p < k && left >= 4) {
+                v = LOAD4(B_TYPE, from);
+            } else if (k0 + p < k) {
+                if (left > 0) v.x = scalar_load(B_TYPE, from);
+                if (left > 1) v.y = scalar_load(B_TYPE, from + 1);
+                if (left > 2) v.z = scalar_load(B_TYPE, from + 2);
             }
+#pragma unroll
+            for (int i = 0; i < SUB_ROWS; i++) sum[i] += sub_group_broadcast(own[i], p) * v;
         }
     }
+
+    for (int i = 0; i < SUB_ROWS; i++)
+        if (row + i < m && left > 0) store_neighbours(sum[i], c + (row + i) * c_stride, left, accumulate);
 }
 
 #endif

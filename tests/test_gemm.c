@@ -148,6 +148,15 @@ static void every_kind(rsm_device *device)
     device->info.max_work_group = group < 64 ? group : 64;
     shapes_of(device, small ? 2 : count);
     device->info.max_work_group = group;
+    for (unsigned size = 8; size <= 32; size *= 2) {
+        if (!(device->sub_groups & size)) continue;
+        const rsm_variant variant = {"sub-groups", 0, {RSM_GEMM_SUB_GROUP, (int)size}};
+        printf("# sub-groups of %u\n", size);
+        for (int what = 0; what <= RSM_TUNE_GEMM_DEEP; what++)
+            rsm_tuned_set(device, (rsm_tunable)what, &variant);
+        own_kernels(device, count, size == 16);
+        for (int what = 0; what <= RSM_TUNE_GEMM_DEEP; what++) rsm_tuned_set(device, (rsm_tunable)what, NULL);
+    }
     if (small) return;
     /* CLBlast: its direct kernel, then the one for large matrices, which copies those that do not suit it. */
     device->gemm = RSM_GEMM_CLBLAST;

@@ -143,6 +143,7 @@ static resmap_status fill_in(rsm_device *device, const resmap_device *item, cons
     device->platform = candidate->platform;
     device->id = device->whole = candidate->id;
     device->quirks = candidate->quirks;
+    device->sub_groups = candidate->sub_groups;
     device->cpu = strcmp(item->type, "cpu") == 0;
     set_memory(device, sizeof(float));
     return RESMAP_OK;

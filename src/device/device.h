@@ -151,7 +151,8 @@ typedef enum rsm_tunable {
 
 enum {
     RSM_ON_CPU = 1, RSM_ON_GPU = 2,   /* devices that it may suit; GPU: all that are no CPUs */
-    RSM_QUICK = 4                /* a short tuning tries it, too */
+    RSM_QUICK = 4,               /* a short tuning tries it, too */
+    RSM_SUB_GROUPS = 8           /* needs sub-groups of values[1] work-items */
 };
 /* A row of the table in variants.c. A new variant of a kernel is a row there and its meaning in the operation. */
 typedef struct rsm_variant {

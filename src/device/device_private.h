@@ -24,6 +24,7 @@ typedef struct rsm_candidate {
     cl_device_type type;
     char *vendor, *platform_version;
     unsigned quirks;
+    unsigned sub_groups;         /* or-ed: sizes that cl_intel_subgroups offers; 0: not there */
     int can_work;                /* 0: cannot be opened even when named */
     double score;
 } rsm_candidate;
@@ -67,7 +68,8 @@ void rsm_programs_free(rsm_program *programs);
 typedef enum rsm_gemm_kind {
     RSM_GEMM_CLBLAST,
     RSM_GEMM_VECTOR,             /* own, for CPUs: one work-item a tile of vectors */
-    RSM_GEMM_GROUP               /* own, for GPUs: one work-group a tile in local memory */
+    RSM_GEMM_GROUP,              /* own, for GPUs: one work-group a tile in local memory */
+    RSM_GEMM_SUB_GROUP           /* own, for GPUs: one sub-group a tile */
 } rsm_gemm_kind;
 
 /* The kind that suits the device, or the one $RESMAP_GEMM ("clblast" or "own") asks for. */
@@ -129,7 +131,7 @@ struct rsm_device {
     resmap_device info;          /* strings owned */
     char *identity;
     int reference, cpu;
-    unsigned quirks;
+    unsigned quirks, sub_groups;   /* see rsm_candidate */
     cl_platform_id platform;
     cl_device_id id, whole;      /* whole: what id is a part of, or id itself */
     cl_context context;

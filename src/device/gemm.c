@@ -8,6 +8,7 @@
 /* As in cl/gemm.cl. */
 #define VECTOR_COLUMNS 3
 #define DEPTH 512
+#define SUB_ROWS 8
 
 static rsm_gemm_kind own_kind(const rsm_device *device)
 {
@@ -147,6 +148,23 @@ static resmap_status group_gemm(rsm_device *device, const rsm_variant *variant, 
                    RSM_INT(accumulate));
 }
 
+static resmap_status sub_group_gemm(rsm_device *device, const rsm_variant *variant, size_t m, size_t n,
+                                    size_t k, rsm_matrix a, rsm_matrix b, rsm_matrix c, int accumulate)
+{
+    size_t size = (size_t)variant->values[1];
+    char options[64];
+    rsm_kernel *kernel;
+    snprintf(options, sizeof options, "-DSUB_GROUP=%d -DB_TYPE=%s -DC_TYPE=%s", (int)size,
+             rsm_storage_type(b.storage), rsm_storage_type(c.storage));
+    RSM_TRY(rsm_kernel_get(device, "gemm", "gemm_sub_group", options, &kernel));
+    const size_t local[2] = {size, 1};
+    const size_t global[2] = {(n + 4 * size - 1) / (4 * size) * size, (m + SUB_ROWS - 1) / SUB_ROWS};
+    return RSM_RUN(device, kernel, 2, global, local, RSM_INT(m), RSM_INT(n), RSM_INT(k), RSM_BUFFER(a.buffer),
+                   RSM_INT(a.offset), RSM_INT(a.stride), RSM_BUFFER(b.buffer), RSM_INT(b.offset),
+                   RSM_INT(b.stride), RSM_BUFFER(c.buffer), RSM_INT(c.offset), RSM_INT(c.stride),
+                   RSM_INT(accumulate));
+}
+
 int rsm_gemm_can_norm(const rsm_device *device, size_t m, size_t k)
 {
     return !device->reference && k <= DEPTH && choose(device, rsm_gemm_tunable(m, k), 0).values[0] == RSM_GEMM_VECTOR;
@@ -192,8 +210,11 @@ static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, r
         }
         variant = choose(device, tunable, 1);
     }
-    return variant.values[0] == RSM_GEMM_VECTOR ? vector_gemm(device, &variant, m, n, k, a, b, c, accumulate, norm)
-                                                : group_gemm(device, &variant, m, n, k, a, b, c, accumulate);
+    if (variant.values[0] == RSM_GEMM_VECTOR)
+        return vector_gemm(device, &variant, m, n, k, a, b, c, accumulate, norm);
+    if (variant.values[0] == RSM_GEMM_SUB_GROUP)
+        return sub_group_gemm(device, &variant, m, n, k, a, b, c, accumulate);
+    return group_gemm(device, &variant, m, n, k, a, b, c, accumulate);
 }
 
 resmap_status rsm_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,

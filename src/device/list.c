@@ -1,6 +1,7 @@
 /* Listing, scoring and choosing devices. */
 #include "device/device_private.h"
 
+#include <CL/cl_ext.h>
 #include <ctype.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -116,6 +117,20 @@ static double score(const resmap_device *item)
     return kind * 1e9 + (double)item->compute_units * item->clock_mhz;
 }
 
+/* The sizes of sub-groups that kernels may ask for, or-ed: they are powers of two. */
+static unsigned sub_group_sizes(cl_device_id id, const char *extensions)
+{
+    size_t sizes[16], size = 0;
+    unsigned all = 0;
+    if (!rsm_has_word(extensions, "cl_intel_subgroups")
+        || !rsm_has_word(extensions, "cl_intel_required_subgroup_size")
+        || clGetDeviceInfo(id, CL_DEVICE_SUB_GROUP_SIZES_INTEL, sizeof sizes, sizes, &size) != CL_SUCCESS) {
+        return 0;
+    }
+    for (size_t i = 0; i < size / sizeof sizes[0]; i++) all |= (unsigned)sizes[i];
+    return all;
+}
+
 /* Fills in one entry; RESMAP_NO_MEMORY leaves it for rsm_device_list_free. */
 static resmap_status describe(rsm_env *env, cl_platform_id platform, cl_device_id id, resmap_device *item,
                               rsm_candidate *candidate)
@@ -149,6 +164,7 @@ static resmap_status describe(rsm_env *env, cl_platform_id platform, cl_device_i
     item->fp64 = rsm_has_word(extensions, "cl_khr_fp64");
     item->subgroups = rsm_has_word(extensions, "cl_khr_subgroups")
         || rsm_has_word(extensions, "cl_intel_subgroups");
+    candidate->sub_groups = sub_group_sizes(id, extensions);
     free(extensions);
 
     const char *reason = NULL;

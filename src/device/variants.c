@@ -3,11 +3,15 @@
 
 #define COUNT(table) (sizeof(table) / sizeof(table)[0])
 
-/* {kind}, {RSM_GEMM_VECTOR, WIDTH, ROWS}, {RSM_GEMM_GROUP, GROUP}: see cl/gemm.cl. */
+/* {kind}, {RSM_GEMM_VECTOR, WIDTH, ROWS}, {RSM_GEMM_GROUP, GROUP},
+ * {RSM_GEMM_SUB_GROUP, SUB_GROUP}: see cl/gemm.cl. */
 static const rsm_variant gemm[] = {
     {"clblast", RSM_ON_GPU | RSM_QUICK, {RSM_GEMM_CLBLAST}},
     {"group-16", RSM_ON_GPU | RSM_QUICK, {RSM_GEMM_GROUP, 16}},
     {"group-8", RSM_ON_GPU | RSM_QUICK, {RSM_GEMM_GROUP, 8}},
+    {"sub-group-16", RSM_ON_GPU | RSM_SUB_GROUPS | RSM_QUICK, {RSM_GEMM_SUB_GROUP, 16}},
+    {"sub-group-8", RSM_ON_GPU | RSM_SUB_GROUPS, {RSM_GEMM_SUB_GROUP, 8}},
+    {"sub-group-32", RSM_ON_GPU | RSM_SUB_GROUPS, {RSM_GEMM_SUB_GROUP, 32}},
     {"vector-16x8", RSM_ON_CPU | RSM_QUICK, {RSM_GEMM_VECTOR, 16, 8}},
     {"vector-8x4", RSM_ON_CPU | RSM_QUICK, {RSM_GEMM_VECTOR, 8, 4}},
     {"vector-8x8", RSM_ON_CPU | RSM_QUICK, {RSM_GEMM_VECTOR, 8, 8}},
@@ -122,6 +126,7 @@ const rsm_variant *rsm_variants(rsm_tunable what, size_t *count)
 
 int rsm_variant_suits(const rsm_device *device, const rsm_variant *variant)
 {
+    if (variant->flags & RSM_SUB_GROUPS && !(device->sub_groups & (unsigned)variant->values[1])) return 0;
     return (variant->flags & (device->cpu ? RSM_ON_CPU : RSM_ON_GPU)) != 0;
 }
 
