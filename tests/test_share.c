@@ -121,6 +121,7 @@ START_TEST(everything_once)
         check_done(&j);
         ck_assert_uint_eq(j.logs, PIECES - 1);
         ck_assert_uint_gt(j.reports, 0);
+        ck_assert_uint_eq(j.last_done, PIECES);
         /* Afterwards they log and report to the caller as before. */
         rsm_log(j.sharers[count - 1].env, RESMAP_LOG_WARNING, "after");
         ck_assert_str_eq(j.last_log, "after");

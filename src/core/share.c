@@ -206,7 +206,7 @@ static resmap_status run_alone(rsm_env *env, const rsm_work *work, rsm_sharer *s
         RSM_TRY(work->run(work->data, 0, i));
         sharer->done++;
     }
-    return RESMAP_OK;
+    return rsm_progress(env, work->what, work->pieces, work->pieces);
 }
 
 resmap_status rsm_share(rsm_env *env, const rsm_work *work, rsm_sharer *sharers, size_t count)
