@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "device/device_private.h"
+#include "tests/run.h"
 
 static rsm_env env;
 
@@ -337,10 +338,5 @@ int main(void)
     if (count == 0) printf("# no OpenCL device\n");
     rsm_device_list_free(list);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);   /* OpenCL does not survive fork() */
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(suite) ? 1 : 0;
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "device/device_private.h"
+#include "tests/run.h"
 
 static rsm_env env;
 
@@ -189,10 +190,5 @@ int main(void)
         printf("skipped: no OpenCL device\n");
         return 77;
     }
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);   /* OpenCL does not survive fork() */
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(suite) ? 1 : 0;
 }

@@ -15,6 +15,7 @@
 
 #include "resmap.h"
 #include "tests/paths.h"
+#include "tests/run.h"
 
 static int wrong_reads;                          /* results come back 1 % too large */
 static size_t largest_buffer;                    /* bytes; 0: no limit */
@@ -329,7 +330,6 @@ int main(void)
 {
     Suite *suite = suite_create("driver");
     TCase *tests = tcase_create("driver");
-    SRunner *runner;
     resmap_context *context;
     int failed;
     resmap_status status;
@@ -349,11 +349,7 @@ int main(void)
     tcase_add_test(tests, every_failure_is_an_error);
     tcase_add_test(tests, one_of_two_breaks);
     suite_add_tcase(suite, tests);
-    runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
+    failed = run_suite(suite);
     {
         char command[128];
         snprintf(command, sizeof command, "rm -rf '%s'", cache);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "device/device_private.h"
+#include "tests/run.h"
 #include "tests/storage.h"
 
 static rsm_env env;
@@ -277,10 +278,5 @@ int main(void)
         return 77;
     }
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);   /* OpenCL does not survive fork() */
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(suite) ? 1 : 0;
 }

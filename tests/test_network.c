@@ -12,6 +12,7 @@
 #include "nn/nn.h"
 #include "tests/devices.h"
 #include "tests/paths.h"
+#include "tests/run.h"
 #include "tests/tensors.h"
 
 static rsm_env env;
@@ -776,7 +777,6 @@ int main(void)
 {
     Suite *suite = suite_create("network");
     TCase *tests = tcase_create("vectors");
-    SRunner *runner;
     int failed;
 
     tcase_set_timeout(tests, 0);
@@ -795,11 +795,7 @@ int main(void)
     tcase_add_test(tests, fp16_weights);
     tcase_add_test(tests, small_slices);
     suite_add_tcase(suite, tests);
-    runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);   /* OpenCL does not survive fork */
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
+    failed = run_suite(suite);
     test_devices_close();
     return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "nn/nn.h"
+#include "tests/run.h"
 #include "tests/storage.h"
 
 static rsm_env env;
@@ -781,10 +782,5 @@ int main(void)
         tcase_add_loop_test(tcase, operation, (int)(i * device_count), (int)((i + 1) * device_count));
         suite_add_tcase(suite, tcase);
     }
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);   /* OpenCL does not survive fork() */
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -12,6 +12,7 @@
 #include "resmap.h"
 #include "synth/synth.h"
 #include "tests/devices.h"
+#include "tests/run.h"
 #include "tests/tensors.h"
 
 static const double PI = 3.14159265358979323846;
@@ -888,11 +889,7 @@ int main(void)
         tcase_add_loop_test(tcase, motion_sizes, 0, 5);
     }
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);   /* OpenCL does not survive fork() */
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
+    int failed = run_suite(suite);
     test_devices_close();
     return failed ? 1 : 0;
 }

@@ -16,6 +16,7 @@
 #include "device/device_private.h"
 #include "nn/nn.h"
 #include "tests/paths.h"
+#include "tests/run.h"
 
 static const char *const MODEL = TOP_SRCDIR "/tests/vectors/cascade.safetensors";
 static char folder[] = "/tmp/resmap-test-tuning-XXXXXX";
@@ -590,7 +591,6 @@ int main(void)
 {
     Suite *suite = suite_create("tuning");
     TCase *tests = tcase_create("tuning");
-    SRunner *runner;
     rsm_device *device;
     char command[128];
     int failed;
@@ -620,11 +620,7 @@ int main(void)
     tcase_add_loop_test(tests, a_spoiled_variant_never_wins, 0, 4);
     tcase_add_test(tests, cancelled);
     suite_add_tcase(suite, tests);
-    runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);  /* OpenCL does not survive fork() */
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
+    failed = run_suite(suite);
     snprintf(command, sizeof command, "rm -rf '%s'", folder);
     if (system(command) != 0) failed++;
     return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
