@@ -633,17 +633,34 @@ resmap_status resmap_timing_json(resmap_context *context, const resmap_timing *t
     return rsm_timing_json(&context->env, timing, text);
 }
 
+static resmap_status check_size(rsm_env *env, size_t height, size_t width)
+{
+    if (height >= 1 && height <= 16384 && width >= 1 && width <= 16384) return RESMAP_OK;
+    return rsm_fail(env, RESMAP_BAD_ARGUMENT, "size: %zu x %zu is not within 1 to 16384", height, width);
+}
+
+/* Copies of what the model and the device are called. */
+static resmap_status copy_names(rsm_env *env, const resmap_model *model, const resmap_device *device, char **model_name,
+                                char **device_name, char **platform, char **driver)
+{
+    *model_name = rsm_strdup(model->name);
+    *device_name = rsm_strdup(device->name);
+    *platform = rsm_strdup(device->platform);
+    *driver = rsm_strdup(device->driver);
+    if (*model_name == NULL || *device_name == NULL || *platform == NULL || *driver == NULL)
+        return rsm_no_memory(env, strlen(device->name) + 1);
+    return RESMAP_OK;
+}
+
 resmap_status resmap_time(resmap_context *context, resmap_model *model, const resmap_timing_options *options,
                           resmap_timing **timing)
 {
     rsm_env *env = &context->env;
-    const resmap_device *device;
     rsm_device *timed = NULL;
     resmap_timing *t;
     resmap_status status;
 
-    if (options->height < 1 || options->height > 16384 || options->width < 1 || options->width > 16384)
-        return rsm_fail(env, RESMAP_BAD_ARGUMENT, "size: %zu x %zu is not within 1 to 16384", options->height, options->width);
+    RSM_TRY(check_size(env, options->height, options->width));
     if (options->repeat < 1 || options->repeat > 1000)
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "repeat: %d is not within 1 to 1000", options->repeat);
     RSM_TRY(rsm_single_device(context, "timing", &timed));
@@ -651,16 +668,11 @@ resmap_status resmap_time(resmap_context *context, resmap_model *model, const re
     t = calloc(1, sizeof *t);
     if (t == NULL) return rsm_no_memory(env, sizeof *t);
     RSM_CHECK(use_networks(context, model, options->precision));
-    device = rsm_device_info(timed);
-    t->model_name = rsm_strdup(model->name);
-    t->device_name = rsm_strdup(device->name);
-    t->device_platform = rsm_strdup(device->platform);
-    t->device_driver = rsm_strdup(device->driver);
+    RSM_CHECK(copy_names(env, model, rsm_device_info(timed), &t->model_name, &t->device_name, &t->device_platform,
+                         &t->device_driver));
     t->precision = rsm_network_precision(context->networks[0]);
     t->precision_reason = rsm_strdup(context->precision_reason);
-    if (t->model_name == NULL || t->device_name == NULL || t->device_platform == NULL || t->device_driver == NULL ||
-        t->precision_reason == NULL)
-        RSM_CHECK(rsm_no_memory(env, sizeof *t));
+    if (t->precision_reason == NULL) RSM_CHECK(rsm_no_memory(env, sizeof *t));
     RSM_CHECK(rsm_timing_run(context->networks[0], options, t));
     *timing = t;
     return RESMAP_OK;
@@ -704,14 +716,11 @@ resmap_status resmap_tune(resmap_context *context, resmap_model *model, const re
                           resmap_tuning **tuning)
 {
     rsm_env *env = &context->env;
-    const resmap_device *device;
     rsm_device *tuned = NULL;
     resmap_tuning *t;
     resmap_status status;
 
-    if (options->height < 1 || options->height > 16384 || options->width < 1 || options->width > 16384)
-        return rsm_fail(env, RESMAP_BAD_ARGUMENT, "size: %zu x %zu is not within 1 to 16384", options->height,
-                        options->width);
+    RSM_TRY(check_size(env, options->height, options->width));
     RSM_TRY(rsm_single_device(context, "tuning", &tuned));
     RSM_TRY(accept(context, model, RESMAP_PRECISION_AUTO, 0));
     RSM_TRY(load_networks(context, model, RSM_FP32));
@@ -719,13 +728,8 @@ resmap_status resmap_tune(resmap_context *context, resmap_model *model, const re
         return rsm_fail(env, RESMAP_NO_DEVICE, "tuning: the reference has nothing to be tuned");
     t = calloc(1, sizeof *t);
     if (t == NULL) return rsm_no_memory(env, sizeof *t);
-    device = rsm_device_info(tuned);
-    t->model_name = rsm_strdup(model->name);
-    t->device_name = rsm_strdup(device->name);
-    t->device_platform = rsm_strdup(device->platform);
-    t->device_driver = rsm_strdup(device->driver);
-    if (t->model_name == NULL || t->device_name == NULL || t->device_platform == NULL || t->device_driver == NULL)
-        RSM_CHECK(rsm_no_memory(env, sizeof *t));
+    RSM_CHECK(copy_names(env, model, rsm_device_info(tuned), &t->model_name, &t->device_name, &t->device_platform,
+                         &t->device_driver));
     RSM_CHECK(rsm_tune(context->networks[0], options, resmap_cache_folder(context), t));
     if (tuning != NULL) *tuning = t;
     else resmap_tuning_free(t);

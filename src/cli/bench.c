@@ -4,7 +4,7 @@
 #include "cli.h"
 
 typedef struct bench {
-    int paper, json;
+    int json;
     cli_size size;
     resmap_timing_options options;
 } bench;
@@ -72,7 +72,7 @@ static int run(const cli_command *command, int argc, char **argv)
     const cli_option table[] = {
         CLI_OPTION_MODEL(&common),
         CLI_TAKES(0, "paper", NULL, "a network of the paper's size with random weights instead", CLI_FLAG,
-                  &b.paper),
+                  &common.paper),
         CLI_OPTION_DEVICE(&common),
         CLI_PARSED(0, "size", "N|HxW", "of the slice in pixels, rounded up to multiples of 8 (256)",
                    &b.size, cli_parse_size),
@@ -90,7 +90,6 @@ static int run(const cli_command *command, int argc, char **argv)
     };
     resmap_context *context = NULL;
     resmap_model *model = NULL;
-    resmap_status done;
     char **operands;
     int status;
 
@@ -103,13 +102,8 @@ static int run(const cli_command *command, int argc, char **argv)
     b.options.width = b.size.width;
     b.options.precision = (resmap_precision)common.precision;
     b.options.memory_mib = common.memory_mib;
-    context = cli_start(&common);
-    if (!context) return 1;
-    done = resmap_open_device(context, common.device);
-    if (done == RESMAP_OK)
-        done =
-            b.paper ? resmap_model_paper(context, &model) : resmap_model_open(context, common.model, &model);
-    status = done == RESMAP_OK ? time_network(&b, context, model) : cli_failed(context, done);
+    status = cli_open(&common, &context, &model);
+    if (status == 0) status = time_network(&b, context, model);
     resmap_model_free(model);
     resmap_context_free(context);
     return status;

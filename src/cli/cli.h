@@ -72,6 +72,7 @@ typedef struct cli_common {
     const char *model, *device, *mask;
     int plane, no_scale, precision;
     uint64_t memory_mib;
+    int paper; /* a network of the paper's size with random weights instead of `model` */
     int quiet, verbose, progress;
 } cli_common;
 

@@ -224,7 +224,8 @@ int cli_open(const cli_common *common, resmap_context **context, resmap_model **
 
     *context = cli_start(common);
     if (!*context) return 1;
-    status = resmap_model_open(*context, common->model, model);
+    status = common->paper ? resmap_model_paper(*context, model)
+                           : resmap_model_open(*context, common->model, model);
     if (status == RESMAP_OK) status = resmap_open_device(*context, common->device);
     return status == RESMAP_OK ? 0 : cli_failed(*context, status);
 }

@@ -51,11 +51,11 @@ static int run(const cli_command *command, int argc, char **argv)
     cli_common common = CLI_COMMON_INIT;
     resmap_tune_options options;
     cli_size size = {256, 256};
-    int paper = 0, json = 0;
+    int json = 0;
     const cli_option table[] = {
         CLI_OPTION_MODEL(&common),
         CLI_TAKES(0, "paper", NULL, "for a network of the paper's size with random weights instead", CLI_FLAG,
-                  &paper),
+                  &common.paper),
         CLI_OPTION_DEVICE(&common),
         CLI_PARSED(0, "size", "N|HxW", "of the slices to be fast on, rounded up to multiples of 8 (256)",
                    &size, cli_parse_size),
@@ -67,7 +67,6 @@ static int run(const cli_command *command, int argc, char **argv)
     };
     resmap_context *context = NULL;
     resmap_model *model = NULL;
-    resmap_status done;
     char **operands;
     int status;
 
@@ -76,12 +75,8 @@ static int run(const cli_command *command, int argc, char **argv)
     if (status >= 0) return status;
     options.height = size.height;
     options.width = size.width;
-    context = cli_start(&common);
-    if (!context) return 1;
-    done = resmap_open_device(context, common.device);
-    if (done == RESMAP_OK)
-        done = paper ? resmap_model_paper(context, &model) : resmap_model_open(context, common.model, &model);
-    status = done == RESMAP_OK ? tune(&options, json, context, model) : cli_failed(context, done);
+    status = cli_open(&common, &context, &model);
+    if (status == 0) status = tune(&options, json, context, model);
     resmap_model_free(model);
     resmap_context_free(context);
     return status;
