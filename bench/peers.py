@@ -2,21 +2,23 @@
 """resmap against what else would run the same network here: PyTorch, ONNX Runtime and, where they are installed, OpenVINO
 and ncnn.
 
-    bench/peers.py [--size N|HxW] [--model FILE] [--threads 2] [--runs 5] [--json FILE]
+    bench/peers.py [--size N|HxW] [--model FILE] [--threads 2] [--runs 5] [--peers LIST] [--json FILE]
 
 One network (the paper's size with random weights, or a weights file), one slice, one prompt, fp32 everywhere, the same number
 of threads on the same processors. Every engine lives in a process of its own; the timed runs take turns, the others being
-stopped meanwhile. A run is the whole network: encoder, decoder with a prompt. Each peer may choose between two ways to write
-its 1x1 convolutions, as convolutions or as matrix products, and is timed in the one that is quicker for it.
+stopped meanwhile. A run is the whole network: encoder, decoder with a prompt. Each peer may write its 1x1 convolutions in
+two ways, as convolutions or as matrix products: a few runs of each, in turn, show the quicker, and that one is timed.
 
 Exit status: 0 all agree (max |a - b| / max |b| <= 1e-3 against PyTorch), 1 otherwise or when something failed.
 """
 import argparse
+import ctypes
 import importlib.util
 import json
 import os
 import platform
 import resource
+import select
 import signal
 import statistics
 import struct
@@ -27,10 +29,14 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BOUND = 1e-3
-PEERS = ["torch", "onnxruntime", "openvino", "ncnn"]
+PEERS = ["torch", "torch-compiled", "onnxruntime", "openvino", "ncnn"]
 PACKAGES = {"torch": ["torch"], "torch-compiled": ["torch"], "onnxruntime": ["onnxruntime", "onnx"],
             "openvino": ["openvino", "onnx"], "ncnn": ["ncnn", "pnnx"]}
+# What must be exported for a peer, and the file that it reads.
+EXPORTS = {"onnxruntime": ("onnx", ".onnx"), "openvino": ("onnx", ".onnx"), "ncnn": ("ncnn-files", ".ncnn.bin")}
 FORMS = ["matmul", "conv"]
+PR_SET_PDEATHSIG = 1
+TRIAL_RUNS, TRIAL_SECONDS = 5, 60        # the most that both forms of a peer get to show which is the quicker
 
 
 # ---- Weights, the slice and its files ----
@@ -134,8 +140,8 @@ def prepare(folder, args):
     h, w = args.size
     y, x = np.mgrid[0:h, 0:w]
     r = np.hypot((x + 0.5) / w - 0.5, (y + 0.5) / h - 0.5)
-    s = np.where(r < 0.45, 0.6 + 0.3 * np.sin(x / 7.0) * np.cos(y / 11.0), 0) + np.random.default_rng(1).uniform(0, 0.05, (h, w))
-    s = s.astype(np.float32)
+    s = np.where(r < 0.45, 0.6 + 0.3 * np.sin(x / 7.0) * np.cos(y / 11.0), 0)
+    s = (s + np.random.default_rng(1).uniform(0, 0.05, (h, w))).astype(np.float32)
     np.savez(os.path.join(folder, "in.npz"), slice=s, prompt=prompt)
     write_nifti(os.path.join(folder, "in.nii"), s)
     return name
@@ -197,7 +203,7 @@ def load_ncnn(path, x, t, threads):
 
 
 def export(folder, form, kind):
-    """FORM.onnx, or what ncnn reads, FORM.ncnn.param and .bin."""
+    """FORM.onnx, or, of kind ncnn-files, FORM.ncnn.param and .bin."""
     import torch
     import numpy as np
     tensors, config = read_safetensors(os.path.join(folder, "model.safetensors"))
@@ -207,7 +213,7 @@ def export(folder, form, kind):
     x, t = torch.from_numpy(inputs["slice"][None, None]), torch.from_numpy(inputs["prompt"][None])
     path = os.path.join(folder, form)
     with torch.no_grad():
-        if kind == "ncnn":
+        if kind == "ncnn-files":
             import pnnx
             # pnnx knows no clamp_min.
             torch.Tensor.clamp_min = lambda self, least: self.clamp(min=least)
@@ -221,8 +227,10 @@ def child(name, form, folder, threads):
     import numpy as np
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                # what engines print must not get between the answers
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)      # stopped, it would outlive who could let it go on
     if name in ("onnx", "ncnn-files"):
-        export(folder, form, name.partition("-")[0])
+        export(folder, form, name)
+        print("{}", file=answers, flush=True)
         return
     run, version = load_peer(name, form, folder, threads)
     start = time.perf_counter()
@@ -241,18 +249,34 @@ def child(name, form, folder, threads):
 # ---- The comparison ----
 
 class Peer:
+    """An engine in one form, loaded and stopped. RuntimeError says why it does not run."""
+
     def __init__(self, name, form, folder, args):
         self.name, self.form, self.seconds, self.rss_peak = name, form, [], None
         self.log = os.path.join(folder, "%s-%s.log" % (name, form))
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--child", name, form, folder,
-                                             "--threads", str(args.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            stderr=log, text=True, preexec_fn=lambda: pin(args.threads))
+        self.until = time.monotonic() + args.wait
+        kind, file = EXPORTS.get(name, (None, None))
+        if kind and not os.path.exists(os.path.join(folder, form + file)):
+            self.start(kind, folder, args)
+            self.answer()
+            self.close()
+        self.start(name, folder, args)
         first = self.answer()
-        self.version, self.first = first["version"], first["first"]
+        self.version, self.until = first["version"], None
         self.process.send_signal(signal.SIGSTOP)
 
+    def start(self, what, folder, args):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--child", what, self.form, folder,
+                                             "--threads", str(args.threads)], stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, stderr=log, text=True,
+                                            preexec_fn=lambda: pin(args.threads))
+
     def answer(self):
+        # One line an answer, so nothing is left in the buffer while this waits for the next.
+        if self.until and not select.select([self.process.stdout], [], [], max(0, self.until - time.monotonic()))[0]:
+            self.close()
+            raise RuntimeError("not ready in time (--wait)")
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
@@ -278,9 +302,9 @@ class Peer:
         self.close()
 
     def close(self):
-        self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.close()
-        self.process.wait()
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.communicate()
 
 
 class Resmap:
@@ -328,44 +352,33 @@ def installed(name):
     return all(importlib.util.find_spec(package) for package in PACKAGES[name])
 
 
-def export_for(peers, folder, form):
-    """The files that these peers need."""
-    kinds = ["onnx"] if {"onnxruntime", "openvino"} & peers else []
-    kinds += ["ncnn-files"] if "ncnn" in peers else []
-    for kind in kinds:
-        done = subprocess.run([sys.executable, os.path.abspath(__file__), "--child", kind, form, folder],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if done.returncode != 0:
-            print("export for %s (%s): %s" % (kind, form, (done.stderr.strip().splitlines() or ["failed"])[-1]),
-                  file=sys.stderr)
-
-
 def start_peer(name, folder, args):
     """The peer in its quicker form, or None (with a line that says why)."""
     if not installed(name):
         print("%s: not installed" % name, file=sys.stderr)
         return None
-    if args.form:
+    forms = []
+    for form in [args.form] if args.form else FORMS:
         try:
-            return Peer(name, args.form, folder, args)
+            forms.append(Peer(name, form, folder, args))
         except RuntimeError as e:
-            print("%s (%s): %s" % (name, args.form, e), file=sys.stderr)
-            return None
-    best = None
-    for form in FORMS:
-        try:
-            peer = Peer(name, form, folder, args)
-            seconds = min(peer.ask("run")["seconds"] for _ in range(2))
-            peer.close()
-        except (RuntimeError, BrokenPipeError) as e:
             print("%s (%s): %s" % (name, form, e), file=sys.stderr)
-            continue
-        print("%s (%s): about %.3f s" % (name, form, seconds), file=sys.stderr)
-        if best is None or seconds < best[0]:
-            best = (seconds, form)
-    if best is None:
-        return None
-    return Peer(name, best[1], folder, args)
+    end = time.monotonic() + TRIAL_SECONDS
+    while len(forms) == 2 and len(forms[0].seconds) < TRIAL_RUNS and not (forms[0].seconds and time.monotonic() > end):
+        for peer in list(forms):
+            try:
+                peer.run()
+            except (RuntimeError, BrokenPipeError) as e:
+                print("%s (%s): %s" % (name, peer.form, e), file=sys.stderr)
+                forms.remove(peer)
+    forms.sort(key=lambda peer: min(peer.seconds, default=0))
+    if len(forms) == 2:
+        print("%s: %s" % (name, ", ".join("%s %.3f s" % (peer.form, min(peer.seconds)) for peer in forms)), file=sys.stderr)
+        forms[1].close()
+    for peer in forms[:1]:
+        peer.seconds = []
+        return peer
+    return None
 
 
 def size(text):
@@ -379,15 +392,12 @@ def size(text):
 def compare(folder, args):
     import numpy as np
     class_name = prepare(folder, args)
-    for form in [args.form] if args.form else FORMS:
-        export_for({p for p in args.peers if installed(p)}, folder, form)
-    engines = [Resmap(folder, args, class_name)]
+    engines, outputs = [Resmap(folder, args, class_name)], {}
     engines += [p for p in (start_peer(name, folder, args) for name in args.peers) if p]
     for i in range(args.runs):
         for engine in engines:
             engine.run()
         print("run %d: %s" % (i + 1, ", ".join("%s %.3f s" % (e.name, e.seconds[-1]) for e in engines)), file=sys.stderr)
-    outputs = {}
     for engine in engines:
         engine.finish()
         path = os.path.join(folder, engine.name + ".npy")
@@ -435,9 +445,11 @@ def main():
     p.add_argument("--model", metavar="FILE", help="weights file (paper size, random weights)")
     p.add_argument("--threads", type=int, default=2, help="of every engine (2)")
     p.add_argument("--runs", type=int, default=5, help="timed runs of every engine (5)")
-    p.add_argument("--peers", type=lambda t: t.split(","), default=PEERS, metavar="LIST", 
-                   help="which (%s; torch-compiled too, which takes minutes to compile)" % ",".join(PEERS))
+    p.add_argument("--peers", type=lambda t: t.split(","), default=PEERS, metavar="LIST",
+                   help="which (%s)" % ",".join(PEERS))
     p.add_argument("--form", choices=FORMS, help="how all peers write 1x1 convolutions (the quicker for each)")
+    p.add_argument("--wait", type=float, default=1200, metavar="SECONDS",
+                   help="how long a peer may take to be exported, loaded, compiled and run once, in either form (1200)")
     p.add_argument("--resmap", default="./resmap", help="the program (./resmap)")
     p.add_argument("-d", "--device", default="auto", help="resmap's device (auto)")
     p.add_argument("--json", metavar="FILE", help="where the figures go")
