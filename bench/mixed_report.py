@@ -162,9 +162,9 @@ def ablation(bench, rows):
         "",
         "The paper trains a network without classifier and prompts, one with the classifier alone and the full one. One "
         "weights file cannot give the rows of the other two networks; what it can show is what the cascade and the "
-        "decisions add in inference: *one step* has no cascade, *fixed order* cascades without classification, *cascade* is the full "
-        "method, *told* has no mistaken decision to lose by. Averages over the single artifacts and over the four mixtures; presets "
-        "at which all of it was measured.",
+        "decisions add in inference: *one step* has no cascade, *fixed order* cascades without classification, *cascade* is "
+        "the full method, *told* has no mistaken decision to lose by. Averages over the single artifacts and over the four "
+        "mixtures; presets at which all of it was measured.",
         "",
     ]
     paper = {"one step": "no cascade", "fixed order": "cascade, no classification", "cascade": "full",
@@ -277,9 +277,9 @@ def order_section(bench, found, motion, strengths):
                     body.append([which, "%s (c = %g)" % (name, bound), "first" if step == 0 else "second"]
                                 + ["%.0f %%" % (100 * called.count(c) / len(called)) for c in CLASSES + ("–",)])
     lines += table(["of", "bias", "decision"] + list(CLASSES) + ["–"], body)
-    lines += ["Then the order: where the first decision is motion or bias, *adaptive* removes that first and the other one second, "
-              "*reverse* the other way round; *as it ran* are the two steps that the cascade took, which may name a class "
-              "twice. PSNR / SSIM; by slice the order follows each slice's own decision.", ""]
+    lines += ["Then the order: where the first decision is motion or bias, *adaptive* removes that first and the other "
+              "one second, *reverse* the other way round; *as it ran* are the two steps that the cascade took, which may "
+              "name a class twice. PSNR / SSIM; by slice the order follows each slice's own decision.", ""]
     body = []
     for name, bound in strengths:
         f = found.get("bias " + name)
@@ -298,8 +298,8 @@ def order_section(bench, found, motion, strengths):
 
 def phantoms(bench, rows, combinations):
     lines = ["## The phantom: exact truth", "",
-             "BrainWeb's normal phantom as a T2w spin echo (`bench/phantom.py`): no noise and no field of its own, so nothing but "
-             "the artifact is measured.", ""]
+             "BrainWeb's normal phantom as a T2w spin echo (`bench/phantom.py`): no noise and no field of its own, so nothing "
+             "but the artifact is measured.", ""]
     for preset in ("moderate", "severe"):
         of = rows.of(preset)
         if of:
@@ -530,8 +530,8 @@ def acquired_picture(bench, cases):
     if not lines:
         return []
     panels(bench, "acquired.png", "Scans as acquired, no reference; changes from 0 to 0.3 of the white level", lines)
-    return [("acquired.png", "As acquired, with the scanner's own receive field and noise and nothing to compare with: " + ", ".join(
-        c.scan.name for c in cases))]
+    return [("acquired.png", "As acquired, with the scanner's own receive field and noise and nothing to compare with: "
+             + ", ".join(c.scan.name for c in cases))]
 
 
 # ---- All of it ----
