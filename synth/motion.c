@@ -3,7 +3,7 @@
  * Only the phase axis must be in k-space to pick lines, so the volume is held in hybrid space (synth.h). A
  * moved copy is sampled and transformed slab by slab, and only the lines that it owns are kept. Its
  * translation is a phase ramp over all three axes of k-space; for that each owned line (a plane) goes to
- * k-space and back. So beside the volume one complex one is all that is held, however many copies there are. */
+ * k-space and back. So beside the volume one complex one is all that is held, however many copies. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -10,7 +10,8 @@
 static void convert(rsm_device *device, rsm_buffer *from, rsm_storage from_storage, rsm_buffer *to,
                     rsm_storage to_storage, size_t count)
 {
-    OK(rsm_copy(device, (rsm_map){from, 0, count, from_storage}, (rsm_map){to, 0, count, to_storage}, 1, count));
+    OK(rsm_copy(device, (rsm_map){from, 0, count, from_storage}, (rsm_map){to, 0, count, to_storage}, 1,
+                count));
 }
 
 rsm_buffer *storage_make(rsm_device *device, rsm_storage storage, float *values, size_t count)

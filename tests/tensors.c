@@ -67,11 +67,14 @@ tensors *tensors_open(const char *name)
         file->names[file->count++] = strdup(key);
         t->dims = json_array_size(shape);
         t->count = 1;
-        for (size_t d = 0; d < t->dims; d++) t->count *= t->shape[d] = (size_t)json_integer_value(json_array_get(shape, d));
+        for (size_t d = 0; d < t->dims; d++)
+            t->count *= t->shape[d] = (size_t)json_integer_value(json_array_get(shape, d));
         t->values = malloc((t->count + 1) * sizeof *t->values);
         width = strcmp(type + 1, "64") == 0 ? 8 : 4;
         for (size_t i = 0; i < t->count; i++)
-            t->values[i] = element(bytes + 8 + header + (size_t)json_integer_value(json_array_get(offsets, 0)) + i * width, type);
+            t->values[i] = element(bytes + 8 + header +
+                                       (size_t)json_integer_value(json_array_get(offsets, 0)) + i * width,
+                                   type);
     }
     file->metadata = json_incref(json_object_get(root, "__metadata__"));
     json_decref(root);

@@ -1,5 +1,6 @@
-/* Reads the expected values in tests/vectors: safetensors files of F32, F64, I32 and I64, everything as double. Written apart from the
- * library's reader, which serves weights and knows no F64. Fails the running test when something is missing. */
+/* Reads the expected values in tests/vectors: safetensors files of F32, F64, I32 and I64, everything as
+ * double. Written apart from the library's reader, which serves weights and knows no F64. Fails the running
+ * test when something is missing. */
 #ifndef TESTS_TENSORS_H
 #define TESTS_TENSORS_H
 

@@ -1,7 +1,9 @@
-/* The device layer with a driver that fails: every call that creates, builds or enqueues something fails once, the first, then
- * the second, and so on. Each time an error must come out, and nothing may be left behind.
+/* The device layer with a driver that fails: every call that creates, builds or enqueues something fails
+ * once, the first, then the second, and so on. Each time an error must come out, and nothing may be left
+ * behind.
  *
- * The calls are caught by defining them here: the linker prefers the program's own definitions to libOpenCL's. */
+ * The calls are caught by defining them here: the linker prefers the program's own definitions to
+ * libOpenCL's. */
 #define _GNU_SOURCE 1                            /* RTLD_NEXT */
 #include <check.h>
 #include <dlfcn.h>
@@ -66,38 +68,48 @@ static void *real(const char *name)
         return fails(#name, code) ? code : function arguments;                   \
     }
 
-CREATES(cl_context, clCreateContext, (const cl_context_properties *properties, cl_uint count, const cl_device_id *ids,
-        void (CL_CALLBACK *notify)(const char *, const void *, size_t, void *), void *data, cl_int *error),
+CREATES(cl_context, clCreateContext,
+        (const cl_context_properties *properties, cl_uint count, const cl_device_id *ids,
+         void(CL_CALLBACK *notify)(const char *, const void *, size_t, void *), void *data, cl_int *error),
         (properties, count, ids, notify, data, error), CL_OUT_OF_RESOURCES, contexts, clReleaseContext)
-CREATES(cl_command_queue, clCreateCommandQueue, (cl_context context, cl_device_id id, cl_command_queue_properties properties,
-        cl_int *error), (context, id, properties, error), CL_OUT_OF_HOST_MEMORY, queues, clReleaseCommandQueue)
-CREATES(cl_mem, clCreateBuffer, (cl_context context, cl_mem_flags flags, size_t size, void *host, cl_int *error),
+CREATES(cl_command_queue, clCreateCommandQueue,
+        (cl_context context, cl_device_id id, cl_command_queue_properties properties, cl_int *error),
+        (context, id, properties, error), CL_OUT_OF_HOST_MEMORY, queues, clReleaseCommandQueue)
+CREATES(cl_mem, clCreateBuffer,
+        (cl_context context, cl_mem_flags flags, size_t size, void *host, cl_int *error),
         (context, flags, size, host, error), CL_MEM_OBJECT_ALLOCATION_FAILURE, memories, clReleaseMemObject)
-CREATES(cl_program, clCreateProgramWithSource, (cl_context context, cl_uint count, const char **texts, const size_t *lengths,
-        cl_int *error), (context, count, texts, lengths, error), CL_OUT_OF_RESOURCES, programs, clReleaseProgram)
-CREATES(cl_kernel, clCreateKernel, (cl_program program, const char *name, cl_int *error), (program, name, error),
-        CL_INVALID_KERNEL_DEFINITION, kernels, clReleaseKernel)
-RETURNS(clBuildProgram, (cl_program program, cl_uint count, const cl_device_id *ids, const char *options,
-        void (CL_CALLBACK *notify)(cl_program, void *), void *data), (program, count, ids, options, notify, data),
-        CL_BUILD_PROGRAM_FAILURE)
-RETURNS(clSetKernelArg, (cl_kernel kernel, cl_uint index, size_t size, const void *value), (kernel, index, size, value),
-        CL_INVALID_MEM_OBJECT)
+CREATES(cl_program, clCreateProgramWithSource,
+        (cl_context context, cl_uint count, const char **texts, const size_t *lengths, cl_int *error),
+        (context, count, texts, lengths, error), CL_OUT_OF_RESOURCES, programs, clReleaseProgram)
+CREATES(cl_kernel, clCreateKernel, (cl_program program, const char *name, cl_int *error),
+        (program, name, error), CL_INVALID_KERNEL_DEFINITION, kernels, clReleaseKernel)
+RETURNS(clBuildProgram,
+        (cl_program program, cl_uint count, const cl_device_id *ids, const char *options,
+         void(CL_CALLBACK *notify)(cl_program, void *), void *data),
+        (program, count, ids, options, notify, data), CL_BUILD_PROGRAM_FAILURE)
+RETURNS(clSetKernelArg, (cl_kernel kernel, cl_uint index, size_t size, const void *value),
+        (kernel, index, size, value), CL_INVALID_MEM_OBJECT)
 RETURNS(clEnqueueNDRangeKernel, (cl_command_queue queue, cl_kernel kernel, cl_uint dims, const size_t *offset,
         const size_t *global, const size_t *local, cl_uint count, const cl_event *events, cl_event *event),
         (queue, kernel, dims, offset, global, local, count, events, event), CL_MEM_OBJECT_ALLOCATION_FAILURE)
-RETURNS(clEnqueueReadBuffer, (cl_command_queue queue, cl_mem memory, cl_bool blocking, size_t offset, size_t size, void *host,
-        cl_uint count, const cl_event *events, cl_event *event),
+RETURNS(clEnqueueReadBuffer,
+        (cl_command_queue queue, cl_mem memory, cl_bool blocking, size_t offset, size_t size, void *host,
+         cl_uint count, const cl_event *events, cl_event *event),
         (queue, memory, blocking, offset, size, host, count, events, event), CL_OUT_OF_RESOURCES)
-RETURNS(clEnqueueWriteBuffer, (cl_command_queue queue, cl_mem memory, cl_bool blocking, size_t offset, size_t size,
-        const void *host, cl_uint count, const cl_event *events, cl_event *event),
+RETURNS(clEnqueueWriteBuffer,
+        (cl_command_queue queue, cl_mem memory, cl_bool blocking, size_t offset, size_t size,
+         const void *host, cl_uint count, const cl_event *events, cl_event *event),
         (queue, memory, blocking, offset, size, host, count, events, event), CL_OUT_OF_RESOURCES)
-RETURNS(clEnqueueCopyBuffer, (cl_command_queue queue, cl_mem source, cl_mem target, size_t from, size_t to, size_t size,
-        cl_uint count, const cl_event *events, cl_event *event),
+RETURNS(clEnqueueCopyBuffer,
+        (cl_command_queue queue, cl_mem source, cl_mem target, size_t from, size_t to, size_t size,
+         cl_uint count, const cl_event *events, cl_event *event),
         (queue, source, target, from, to, size, count, events, event), CL_OUT_OF_RESOURCES)
-RETURNS(clEnqueueCopyBufferRect, (cl_command_queue queue, cl_mem source, cl_mem target, const size_t *from, const size_t *to,
-        const size_t *region, size_t source_row, size_t source_slice, size_t target_row, size_t target_slice, cl_uint count,
-        const cl_event *events, cl_event *event),
-        (queue, source, target, from, to, region, source_row, source_slice, target_row, target_slice, count, events, event),
+RETURNS(clEnqueueCopyBufferRect,
+        (cl_command_queue queue, cl_mem source, cl_mem target, const size_t *from, const size_t *to,
+         const size_t *region, size_t source_row, size_t source_slice, size_t target_row, size_t target_slice,
+         cl_uint count, const cl_event *events, cl_event *event),
+        (queue, source, target, from, to, region, source_row, source_slice, target_row, target_slice, count,
+         events, event),
         CL_OUT_OF_RESOURCES)
 RETURNS(clFinish, (cl_command_queue queue), (queue), CL_OUT_OF_RESOURCES)
 
@@ -152,9 +164,11 @@ START_TEST(every_call_fails)
         }
         /* The last call is the clFinish of closing, whose failure nobody can act on. */
         if (status == RESMAP_OK) ck_assert_str_eq(failed_name, "clFinish");
-        else if (failed_code == CL_MEM_OBJECT_ALLOCATION_FAILURE) ck_assert_int_eq(status, RESMAP_NO_DEVICE_MEMORY);
+        else if (failed_code == CL_MEM_OBJECT_ALLOCATION_FAILURE)
+            ck_assert_int_eq(status, RESMAP_NO_DEVICE_MEMORY);
         else if (failed_code == CL_BUILD_PROGRAM_FAILURE) ck_assert_int_eq(status, RESMAP_BUILD_FAILED);
-        else ck_assert_msg(status != RESMAP_INTERNAL || strcmp(failed_name, "clSetKernelArg") == 0, "%s: %s", failed_name, env.error);
+        else ck_assert_msg(status != RESMAP_INTERNAL || strcmp(failed_name, "clSetKernelArg") == 0, "%s: %s",
+                           failed_name, env.error);
         if (status != RESMAP_OK) ck_assert(strstr(env.error, ": ") != NULL);
     }
     ck_assert_msg(failing_call > 30, "only %d calls were seen", failing_call - 1);

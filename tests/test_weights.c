@@ -1,5 +1,6 @@
-/* Weights files: the container, the configuration, the tensors, the prompts; and what is said of them. Files are built
- * here, tensor by tensor, from the very walk that checks them; the counts of the walk are held against Restormer's. */
+/* Weights files: the container, the configuration, the tensors, the prompts; and what is said of them. Files
+ * are built here, tensor by tensor, from the very walk that checks them; the counts of the walk are held
+ * against Restormer's. */
 #include <check.h>
 #include <jansson.h>
 #include <math.h>
@@ -64,7 +65,8 @@ typedef struct builder {
     size_t used, room;
 } builder;
 
-static void add(builder *b, const char *name, const char *dtype, size_t dims, const size_t *shape, const void *data)
+static void add(builder *b, const char *name, const char *dtype, size_t dims, const size_t *shape,
+                const void *data)
 {
     size_t count = 1, size = strcmp(dtype, "F32") == 0 || strcmp(dtype, "I32") == 0 ? 4 : 2;
     json_t *lengths = json_array();
@@ -108,13 +110,15 @@ static resmap_status add_visited(void *data, const char *name, size_t dims, cons
 
 static const char resmap_config[] =
     "{\"arch\": \"resmap\", \"dim\": 2, \"num_blocks\": [1, 1, 1, 1], \"num_refinement_blocks\": 1, "
-    "\"heads\": [1, 2, 4, 8], \"ffn_expansion_factor\": 2.66, \"layer_norm\": \"BiasFree\", \"in_channels\": 1, "
+    "\"heads\": [1, 2, 4, 8], \"ffn_expansion_factor\": 2.66, \"layer_norm\": \"BiasFree\", "
+    "\"in_channels\": 1, "
     "\"out_channels\": 1, \"text_dim\": 3, \"classes\": [\"noise\", \"bias\", \"clean\"], "
     "\"class_pixels\": {\"bias\": 64}, \"training\": {\"hours\": 3, \"data\": \"none\"}}";
 
 static const rsm_config tiny = {.arch = RSM_ARCH_RESMAP, .dim = 2, .num_blocks = {1, 1, 1, 1},
     .num_refinement_blocks = 1, .heads = {1, 2, 4, 8}, .ffn_expansion_factor = 2.66, .in_channels = 1,
-    .out_channels = 1, .text_dim = 3, .class_count = 3, .clean = 2, .classifier_views = 1, .classifier_hidden = 5};
+    .out_channels = 1, .text_dim = 3, .class_count = 3, .clean = 2, .classifier_views = 1,
+    .classifier_hidden = 5};
 
 /* Rows 0, 2, 3 are noise, row 1 is bias. */
 static const float prompt_features[12] = {1, 2, 3, -4, -5, -6, 7, 8, 9.5f, 1, -1, 0.25f};
@@ -124,7 +128,8 @@ static builder begin(const char *config)
 {
     builder b = {json_object(), NULL, 0, 0};
 
-    json_object_set_new(b.header, "__metadata__", json_pack("{s:s, s:s}", "resmap.config", config, "format", "pt"));
+    json_object_set_new(b.header, "__metadata__",
+                        json_pack("{s:s, s:s}", "resmap.config", config, "format", "pt"));
     return b;
 }
 
@@ -163,8 +168,8 @@ static void expect_bad(bytes file, const char *why)
     env.error[0] = '\0';
     ck_assert_int_eq(rsm_model_create(&env, "file", file.at, file.size, &model), RESMAP_BAD_FILE);
     ck_assert_ptr_null(model);
-    ck_assert_msg(strstr(env.error, "file: ") == env.error && strstr(env.error, why), "'%s' does not say '%s'", env.error,
-                  why);
+    ck_assert_msg(strstr(env.error, "file: ") == env.error && strstr(env.error, why),
+                  "'%s' does not say '%s'", env.error, why);
 }
 
 static resmap_model *expect_good(bytes file)
@@ -249,8 +254,8 @@ START_TEST(philox_answers)
     static const uint32_t known[3][10] = {
         {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
         {~0u, ~0u, ~0u, ~0u, ~0u, ~0u, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
-        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420,
-         0x24126ea1}};
+        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb,
+         0x5001e420, 0x24126ea1}};
 
     for (size_t i = 0; i < 3; i++) {
         uint32_t out[4];
@@ -265,11 +270,11 @@ END_TEST
 
 START_TEST(container_values)
 {
-    /* a: F16 1, -2, smallest subnormal, largest subnormal, largest, -0; b: BF16 1, -3; c: I32 -7, 2^31-1; d: F32, odd
-     * offset by a zero-length tensor e in front of it. */
-    static const unsigned char data[] = {0x00, 0x3c, 0x00, 0xc0, 0x01, 0x00, 0xff, 0x03, 0xff, 0x7b, 0x00, 0x80,
-                                         0x80, 0x3f, 0x40, 0xc0, 0xf9, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
-                                         0x00, 0x00, 0x20, 0xc1};
+    /* a: F16 1, -2, smallest subnormal, largest subnormal, largest, -0; b: BF16 1, -3; c: I32 -7, 2^31-1; d:
+     * F32, odd offset by a zero-length tensor e in front of it. */
+    static const unsigned char data[] = {0x00, 0x3c, 0x00, 0xc0, 0x01, 0x00, 0xff, 0x03, 0xff, 0x7b,
+                                         0x00, 0x80, 0x80, 0x3f, 0x40, 0xc0, 0xf9, 0xff, 0xff, 0xff,
+                                         0xff, 0xff, 0xff, 0x7f, 0x00, 0x00, 0x20, 0xc1};
     static const char header[] =
         "{\"d\":{\"dtype\":\"F32\",\"shape\":[1,1],\"data_offsets\":[24,28]},"
         "\"a\":{\"dtype\":\"F16\",\"shape\":[2,3],\"data_offsets\":[0,12]},"
@@ -344,9 +349,11 @@ START_TEST(container_lies)
         {"{\"__metadata__\":[],\"a\":1}", "__metadata__"},
         {"{\"__metadata__\":{\"x\":1},\"a\":1}", "__metadata__"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}x", "not JSON"},
-        {"{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", "not JSON: duplicate"},
+        {"{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+         "not JSON: duplicate"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
-         "\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", "not JSON: duplicate"},
+         "\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
+         "not JSON: duplicate"},
         {"{\"\xff\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", "not JSON"},
         {"{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", "not JSON"},
         {ONE("F64", "[1]", "[0,8]"), "unknown dtype F64"},
@@ -384,9 +391,10 @@ START_TEST(container_lies)
         const char *other = strchr(lies[i].why, '|');
 
         snprintf(first, sizeof first, "%.*s", (int)strcspn(lies[i].why, "|"), lies[i].why);
-        ck_assert_msg(rsm_safetensors_parse(&env, "file", b.at, b.size, &file) == RESMAP_BAD_FILE, "%s", lies[i].header);
-        ck_assert_msg(strstr(env.error, first) || (other && strstr(env.error, other + 1)), "%s: '%s' does not say '%s'",
-                      lies[i].header, env.error, lies[i].why);
+        ck_assert_msg(rsm_safetensors_parse(&env, "file", b.at, b.size, &file) == RESMAP_BAD_FILE, "%s",
+                      lies[i].header);
+        ck_assert_msg(strstr(env.error, first) || (other && strstr(env.error, other + 1)),
+                      "%s: '%s' does not say '%s'", lies[i].header, env.error, lies[i].why);
         ck_assert_ptr_null(file.bytes);
     }
 }
@@ -472,7 +480,7 @@ static resmap_status spoil(void *data, const char *name, size_t dims, const size
     (void)dims;
     (void)shape;
     expect_bad(model_file(resmap_config, &(spoiled){.missing = name}), name);
-    if (strncmp(name, "classifier.fc1.bias", 19) != 0) {   /* its length is free: others no longer fit, then */
+    if (strncmp(name, "classifier.fc1.bias", 19) != 0) { /* its length is free: others no longer fit, then */
         expect_bad(model_file(resmap_config, &(spoiled){.longer = name}), name);
         expect_bad(model_file(resmap_config, &(spoiled){.integer = name}), "I32");
     }
@@ -482,7 +490,8 @@ static resmap_status spoil(void *data, const char *name, size_t dims, const size
 START_TEST(model_tensors)
 {
     rsm_model_visit(&tiny, spoil, NULL);
-    expect_bad(model_file(resmap_config, &(spoiled){.longer = "classifier.fc1.bias"}), "classifier.fc1.weight");
+    expect_bad(model_file(resmap_config, &(spoiled){.longer = "classifier.fc1.bias"}),
+               "classifier.fc1.weight");
 }
 END_TEST
 
@@ -547,8 +556,10 @@ START_TEST(model_configuration)
         {"\"BiasFree\"", "\"WithBias\"", "norm1.body.bias is missing"},
         {"in_channels\": 1", "in_channels\": 2", "2 channels in and 1 out"},
         {"in_channels\": 1", "in_channels\": 3", "3 channels in and 1 out"},
-        {"in_channels\": 1, \"out_channels\": 1", "in_channels\": 2, \"out_channels\": 2", "only 1 and 1, or 3 and 3"},
-        {"in_channels\": 1, \"out_channels\": 1", "in_channels\": 3, \"out_channels\": 3", "patch_embed.proj.weight"},
+        {"in_channels\": 1, \"out_channels\": 1", "in_channels\": 2, \"out_channels\": 2",
+         "only 1 and 1, or 3 and 3"},
+        {"in_channels\": 1, \"out_channels\": 1", "in_channels\": 3, \"out_channels\": 3",
+         "patch_embed.proj.weight"},
         {"text_dim\": 3", "text_dim\": 0", "text_dim"},
         {"text_dim\": 3", "text_dim\": 4", "tpf.3.text.weight"},
         {"[\"noise\", \"bias\", \"clean\"]", "[]", "classes"},
@@ -558,7 +569,8 @@ START_TEST(model_configuration)
         {"[\"noise\", \"bias\", \"clean\"]", "[\"noise\", \"bias\", \"\"]", "class 2"},
         {"[\"noise\", \"bias\", \"clean\"]", "[\"noise\", \"bias\", \"Clean\"]", "class 2"},
         {"[\"noise\", \"bias\", \"clean\"]", "[\"noise\", \"bias\", 3]", "class 2"},
-        {"[\"noise\", \"bias\", \"clean\"]", "[\"noise\", \"bias\", \"ghosts\"]", "class ghosts has no prompt"},
+        {"[\"noise\", \"bias\", \"clean\"]", "[\"noise\", \"bias\", \"ghosts\"]",
+         "class ghosts has no prompt"},
         {"{\"bias\": 64}", "{\"motion\": 64}", "class_pixels names motion"},
         {"{\"bias\": 64}", "{\"bias\": 7}", "class_pixels"},
         {"{\"bias\": 64}", "{\"bias\": 1025}", "class_pixels"},
@@ -608,7 +620,8 @@ START_TEST(model_prompts)
         {"I32", "I32", {4, 3}, 4, NULL, prompt_classes, "matrix of numbers"},
         {"F32", "F32", {4, 3}, 4, NULL, prompt_classes, "one I32 for each row"},
         {"F32", "I32", {3, 3}, 4, NULL, prompt_classes, "one I32 for each row"},
-        {"F32", "I32", {4, 3}, 4, infinite, prompt_classes, "prompts.features holds a number that is not finite"},
+        {"F32", "I32", {4, 3}, 4, infinite, prompt_classes,
+         "prompts.features holds a number that is not finite"},
         {"F32", "I32", {0, 3}, 0, NULL, prompt_classes, "has no prompt"},
         {NULL, "I32", {4, 3}, 4, NULL, prompt_classes, "prompts.features is missing"},
         {"F32", NULL, {4, 3}, 4, NULL, prompt_classes, "prompts.class is missing"},
@@ -620,7 +633,8 @@ START_TEST(model_prompts)
 
         rsm_model_visit(&tiny, add_visited, &s);
         if (cases[i].features_dtype)
-            add(&b, "prompts.features", cases[i].features_dtype, 2, cases[i].features, cases[i].features_data);
+            add(&b, "prompts.features", cases[i].features_dtype, 2, cases[i].features,
+                cases[i].features_data);
         if (cases[i].classes_dtype)
             add(&b, "prompts.class", cases[i].classes_dtype, 1, &cases[i].classes, cases[i].classes_data);
         expect_bad(finish(&b), cases[i].why);
@@ -661,7 +675,8 @@ END_TEST
 START_TEST(restormer_model)
 {
     static const char config[] =
-        "{\"arch\": \"restormer\", \"dim\": 2, \"num_blocks\": [1, 1, 1, 1], \"num_refinement_blocks\": 1, \"heads\": "
+        "{\"arch\": \"restormer\", \"dim\": 2, \"num_blocks\": [1, 1, 1, 1], "
+        "\"num_refinement_blocks\": 1, \"heads\": "
         "[1, 2, 4, 8], \"ffn_expansion_factor\": 2.66, \"layer_norm\": \"WithBias\", \"in_channels\": 3, "
         "\"out_channels\": 3}";
     rsm_config shape = tiny;
@@ -707,8 +722,9 @@ static void try_bytes(bytes file)
 
 START_TEST(damaged_container)
 {
-    static const char header[] = "{\"__metadata__\":{\"resmap.config\":\"{}\"},\"a\":{\"dtype\":\"F32\",\"shape\":[1,2],"
-                                 "\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[8,12]}}";
+    static const char header[] =
+        "{\"__metadata__\":{\"resmap.config\":\"{}\"},\"a\":{\"dtype\":\"F32\",\"shape\":[1,2],"
+        "\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[8,12]}}";
     bytes good = container(header, "123456789abc", 12);
 
     for (size_t i = 0; i < good.size; i++)   /* every bit flipped, then every byte another of JSON's */
@@ -788,7 +804,8 @@ START_TEST(finding)
     ck_assert_int_eq(rsm_model_find(&env, "one", &found), RESMAP_OK);
     ck_assert_str_eq(found, path);
     free(found);
-    ck_assert_int_eq(rsm_model_find(&env, "x.safetensors", &found), RESMAP_OK);   /* a file, whether there or not */
+    ck_assert_int_eq(rsm_model_find(&env, "x.safetensors", &found),
+                     RESMAP_OK); /* a file, whether there or not */
     ck_assert_str_eq(found, "x.safetensors");
     free(found);
     ck_assert_int_eq(rsm_model_find(&env, "two", &found), RESMAP_BAD_FILE);
@@ -804,7 +821,8 @@ START_TEST(finding)
     model = NULL;
     snprintf(second, sizeof second, "%s/fifo.safetensors", folder);
     ck_assert_int_eq(mkfifo(second, 0600), 0);
-    ck_assert_int_eq(rsm_model_open(&env, second, &model), RESMAP_BAD_FILE);   /* and does not wait for a writer */
+    ck_assert_int_eq(rsm_model_open(&env, second, &model),
+                     RESMAP_BAD_FILE); /* and does not wait for a writer */
     ck_assert_ptr_nonnull(strstr(env.error, "not a regular file"));
     ck_assert_int_eq(rsm_model_open(&env, "/", &model), RESMAP_BAD_FILE);
     ck_assert_int_eq(rsm_model_open(&env, "/nonexistent/x", &model), RESMAP_BAD_FILE);
@@ -839,9 +857,11 @@ START_TEST(described)
     ck_assert_int_eq(rsm_model_describe(&env, model, 1, &text), RESMAP_OK);
     root = json_loads(text, 0, NULL);
     ck_assert_ptr_nonnull(root);
-    ck_assert_int_eq(json_unpack(root, "{s:s, s:I, s:I, s:{s:i, s:i, s:i}, s:{s:i}, s:{s:i}}", "sha256", &sha, "parameters",
-                                 &parameters, "bytes", &size, "prompts", "noise", &noise, "bias", &bias, "clean", &clean,
-                                 "class_pixels", "bias", &pixels, "training", "hours", &hours), 0);
+    ck_assert_int_eq(json_unpack(root, "{s:s, s:I, s:I, s:{s:i, s:i, s:i}, s:{s:i}, s:{s:i}}", "sha256", &sha,
+                                 "parameters", &parameters, "bytes", &size, "prompts", "noise", &noise,
+                                 "bias", &bias, "clean", &clean, "class_pixels", "bias", &pixels, "training",
+                                 "hours", &hours),
+                     0);
     ck_assert_str_eq(sha, model->file.sha256);
     ck_assert_int_eq(parameters, (json_int_t)model->parameter_count);
     ck_assert_int_eq(size, (json_int_t)model->file.size);
@@ -878,11 +898,13 @@ static resmap_report *make_report(void)
     r->device_bytes_peak = 123456;
     v[0].step_count = 2;
     v[0].stopped = "clean";
-    v[0].steps[0] = (resmap_step){.class_index = 0, .has_probabilities = 1, .probabilities = {0.75, 0.25}, .restored = 1};
+    v[0].steps[0] = (resmap_step){
+        .class_index = 0, .has_probabilities = 1, .probabilities = {0.75, 0.25}, .restored = 1};
     v[0].steps[1] = (resmap_step){.class_index = 1, .has_probabilities = 1, .probabilities = {0.1, 0.9}};
     v[0].slice_count = 1;
     v[0].slices = calloc(1, sizeof *v[0].slices);
-    v[0].slices[0] = (resmap_slice_report){.index = 4, .step_count = 1, .class_index = 1, .probabilities = {0.5, 0.5}};
+    v[0].slices[0] = (resmap_slice_report){
+        .index = 4, .step_count = 1, .class_index = 1, .probabilities = {0.5, 0.5}};
     v[1].frame = 1;
     v[1].step_count = 1;
     v[1].stopped = "forced";
@@ -902,12 +924,15 @@ START_TEST(reported)
     ck_assert_int_eq(rsm_report_json(&env, report, 0, &text), RESMAP_OK);
     root = json_loads(text, 0, NULL);
     ck_assert_ptr_nonnull(root);
-    ck_assert_int_eq(json_unpack(root, "{s:s, s:s, s:[{s:[{s:s, s:f, s:{s:f}, s:b}, {s:b}], s:s, s:[{s:i, s:[s]}]},"
-                                       "{s:[o]}], s:{s:o}, s:i}", "input", &input, "prompt", &prompt, "volumes", "steps",
-                                 "class", &class_name, "probability", &p0, "probabilities", "clean", &p1, "restored",
-                                 &restored0, "restored", &restored1, "stopped", &stopped, "slices", "index", &index,
+    ck_assert_int_eq(json_unpack(root,
+                                 "{s:s, s:s, s:[{s:[{s:s, s:f, s:{s:f}, s:b}, {s:b}], s:s, s:[{s:i, s:[s]}]},"
+                                 "{s:[o]}], s:{s:o}, s:i}",
+                                 "input", &input, "prompt", &prompt, "volumes", "steps", "class", &class_name,
+                                 "probability", &p0, "probabilities", "clean", &p1, "restored", &restored0,
+                                 "restored", &restored1, "stopped", &stopped, "slices", "index", &index,
                                  "steps", &slice_step, "steps", &forced, "seconds", "total", &total,
-                                 "device_bytes_peak", &peak), 0);
+                                 "device_bytes_peak", &peak),
+                     0);
     ck_assert_str_eq(input, "in \"?\".nii");
     ck_assert_str_eq(prompt, "sample:7");
     ck_assert_str_eq(class_name, "noise");
@@ -922,9 +947,11 @@ START_TEST(reported)
 
     ck_assert_int_eq(rsm_report_json(&env, report, 1, &text), RESMAP_OK);
     root = json_loads(text, 0, NULL);
-    ck_assert_int_eq(json_unpack(root, "{s:[{s:i, s:s, s:{s:f, s:f}, s:[{s:i, s:s, s:{s:f}}]}, {}]}", "volumes", "frame",
-                                 &index, "class", &class_name, "probabilities", "noise", &p0, "clean", &p1, "slices",
-                                 "index", &peak, "class", &slice_step, "probabilities", "clean", &p1), 0);
+    ck_assert_int_eq(json_unpack(root, "{s:[{s:i, s:s, s:{s:f, s:f}, s:[{s:i, s:s, s:{s:f}}]}, {}]}",
+                                 "volumes", "frame", &index, "class", &class_name, "probabilities", "noise",
+                                 &p0, "clean", &p1, "slices", "index", &peak, "class", &slice_step,
+                                 "probabilities", "clean", &p1),
+                     0);
     ck_assert(index == 0 && p0 == 0.75 && p1 == 0.5 && peak == 4);
     ck_assert_str_eq(class_name, "noise");
     ck_assert_str_eq(slice_step, "clean");

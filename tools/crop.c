@@ -1,5 +1,5 @@
-/* crop COUNT IN OUT: keeps the central COUNT axial slices of a NIfTI file, for the demonstration of ./quickstart.
- * Built with the tree, not installed. */
+/* crop COUNT IN OUT: keeps the central COUNT axial slices of a NIfTI file, for the demonstration of
+ * ./quickstart. Built with the tree, not installed. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,8 @@ static float *cut(const float *data, const size_t shape[4], int axis, size_t fir
     float *out = malloc(inner * count * outer * sizeof *out);
     if (!out) return NULL;
     for (size_t o = 0; o < outer; o++)
-        memcpy(out + o * inner * count, data + (o * shape[axis] + first) * inner, inner * count * sizeof *out);
+        memcpy(out + o * inner * count, data + (o * shape[axis] + first) * inner,
+               inner * count * sizeof *out);
     return out;
 }
 
@@ -33,14 +34,16 @@ int main(int argc, char **argv)
     resmap_context *context = NULL;
     resmap_image *in = NULL, *out = NULL;
     float *data = NULL;
-    if (resmap_context_create(&context) != RESMAP_OK || resmap_image_read(context, argv[2], &in) != RESMAP_OK) goto done;
+    if (resmap_context_create(&context) != RESMAP_OK || resmap_image_read(context, argv[2], &in) != RESMAP_OK)
+        goto done;
 
     /* Axial: across the axis that runs nearest to inferior-superior. */
     const double *affine = resmap_image_voxel_to_world(in);
     int axis = 0;
     double best = -1;
     for (int i = 0; i < 3; i++) {
-        double length = sqrt(affine[i] * affine[i] + affine[4 + i] * affine[4 + i] + affine[8 + i] * affine[8 + i]);
+        double length =
+            sqrt(affine[i] * affine[i] + affine[4 + i] * affine[4 + i] + affine[8 + i] * affine[8 + i]);
         double cosine = length > 0 ? fabs(affine[8 + i]) / length : 0;
         if (cosine > best) {
             best = cosine;

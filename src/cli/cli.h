@@ -49,8 +49,8 @@ typedef struct cli_command {
     int (*run)(const struct cli_command *command, int argc, char **argv); /* gives the exit status */
 } cli_command;
 
-extern const cli_command cli_restore, cli_classify, cli_synth, cli_evaluate, cli_devices, cli_model, cli_doctor, cli_bench,
-    cli_tune;
+extern const cli_command cli_restore, cli_classify, cli_synth, cli_evaluate, cli_devices, cli_model,
+    cli_doctor, cli_bench, cli_tune;
 
 /* Parses the arguments of a command (argv[0]: its name); --help and --version are added to every table. Gives
  * -1 when the command is to go on, with its operands at *operands; else the exit status to leave with. */
@@ -105,10 +105,11 @@ extern const char *const cli_planes[], *const cli_precisions[], *const cli_progr
     CLI_NUMBER(0, "memory", "MIB", "most device memory to use; 0: the device's limits (0)", CLI_SIZE, \
                &(c)->memory_mib, 0, (int64_t)1 << 40)
 #define CLI_OPTION_PROGRESS(c) \
-    CLI_WORDS(0, "progress", "WHEN", "show progress: auto (on a terminal), always, never (auto)", &(c)->progress, \
-              cli_progress_words)
+    CLI_WORDS(0, "progress", "WHEN", "show progress: auto (on a terminal), always, never (auto)", \
+              &(c)->progress, cli_progress_words)
 #define CLI_OPTION_QUIET(c) \
-    CLI_TAKES('q', "quiet", NULL, "no progress, no result line; warnings and errors only", CLI_FLAG, &(c)->quiet)
+    CLI_TAKES('q', "quiet", NULL, "no progress, no result line; warnings and errors only", CLI_FLAG, \
+              &(c)->quiet)
 #define CLI_OPTION_VERBOSE(c) \
     CLI_TAKES('v', "verbose", NULL, "say more; twice: still more", CLI_COUNT, &(c)->verbose)
 

@@ -6,7 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The folder's path, whether or not it exists; NULL: no cache (for a reason that is logged, or because it is off). */
+/* The folder's path, whether or not it exists; NULL: no cache (for a reason that is logged, or because it is
+ * off). */
 static char *cache_path(rsm_env *env)
 {
     /* In a setuid program the environment is the attacker's. */

@@ -30,7 +30,8 @@ resmap_status rsm_fail(rsm_env *env, resmap_status status, const char *format, .
 
 resmap_status rsm_no_memory(rsm_env *env, size_t bytes)
 {
-    if (bytes == 0) return rsm_fail(env, RESMAP_NO_MEMORY, "memory: more bytes asked for than can be counted");
+    if (bytes == 0)
+        return rsm_fail(env, RESMAP_NO_MEMORY, "memory: more bytes asked for than can be counted");
     return rsm_fail(env, RESMAP_NO_MEMORY, "memory: no %zu bytes to be had", bytes);
 }
 

@@ -1,5 +1,5 @@
-/* What every layer needs to report: the text of the last error, the log, progress and cancelling. One per context;
- * used by one thread at a time. */
+/* What every layer needs to report: the text of the last error, the log, progress and cancelling. One per
+ * context; used by one thread at a time. */
 #ifndef RSM_ENV_H
 #define RSM_ENV_H
 
@@ -21,7 +21,8 @@ typedef struct rsm_env {
 #define RSM_PRINTF(f, a)
 #endif
 
-/* Keeps "WHAT: WHY" as the context's error (control characters and line breaks made spaces) and returns `status`:
+/* Keeps "WHAT: WHY" as the context's error (control characters and line breaks made spaces) and returns
+ * `status`:
  *     return rsm_fail(env, RESMAP_BAD_FILE, "%s: not a NIfTI file", path); */
 resmap_status rsm_fail(rsm_env *env, resmap_status status, const char *format, ...) RSM_PRINTF(3, 4);
 /* rsm_fail for a failed malloc of `bytes`. */
@@ -56,9 +57,9 @@ double rsm_seconds(void);
 /* strdup and a printf into fresh memory; NULL when memory runs out. */
 char *rsm_strdup(const char *text);
 char *rsm_format(const char *format, ...) RSM_PRINTF(1, 2);
-/* $RESMAP_CACHE ("off" or a folder), else $XDG_CACHE_HOME/resmap, else $HOME/.cache/resmap, made with mode 0700; refused
- * (NULL, with a log line) when it belongs to somebody else, others may write there, or HOME is hidden (setuid). Fresh
- * memory. */
+/* $RESMAP_CACHE ("off" or a folder), else $XDG_CACHE_HOME/resmap, else $HOME/.cache/resmap, made with mode
+ * 0700; refused (NULL, with a log line) when it belongs to somebody else, others may write there, or HOME is
+ * hidden (setuid). Fresh memory. */
 char *rsm_cache_folder(rsm_env *env);
 /* SHA-256 of `size` bytes as 64 lower-case hex digits and a NUL. */
 void rsm_sha256_hex(const void *bytes, size_t size, char hex[65]);

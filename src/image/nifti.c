@@ -1,8 +1,9 @@
 /* NIfTI files in and out; the only file that knows nifticlib.
  *
- * nifticlib gives the header's definitions, byte swapping and the qform's matrix, but never sees a file: a header that lies
- * makes it read out of bounds, it replaces NaN by 0, and it prints. So every byte is read here through zlib and the header
- * checked here; what is written is the header that was read, with only the voxels' type changed. */
+ * nifticlib gives the header's definitions, byte swapping and the qform's matrix, but never sees a file: a
+ * header that lies makes it read out of bounds, it replaces NaN by 0, and it prints. So every byte is read
+ * here through zlib and the header checked here; what is written is the header that was read, with only the
+ * voxels' type changed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -174,7 +175,7 @@ static const char magic2[8] = {'n', '+', '2', 0, '\r', '\n', 032, '\n'};
 struct rsm_nifti {
     int version;
     any_header raw;              /* native byte order */
-    unsigned char *extensions;   /* the records as they follow the header, their two numbers in native byte order */
+    unsigned char *extensions;   /* the records after the header, their two numbers in native byte order */
     size_t extension_bytes;
 };
 
@@ -235,10 +236,12 @@ static resmap_status header_read(source *in, any_header *header, facts *f)
     const char *magic = f->version == 1 ? header->n1.magic : header->n2.magic;
     if (magic[0] == 'n' && magic[1] == 'i' && magic[2] == (f->version == 1 ? '1' : '2'))
         return rsm_fail(in->env, RESMAP_BAD_FILE,
-                        "%s: a pair of header and image files (.hdr/.img) is not supported, only single files (.nii)",
+                        "%s: a pair of header and image files (.hdr/.img) is not supported, "
+                        "only single files (.nii)",
                         in->path);
     if (f->version == 1 && memcmp(magic, "n+1", 4) != 0)
-        return rsm_fail(in->env, RESMAP_BAD_FILE, "%s: not a NIfTI file (ANALYZE 7.5 is not supported)", in->path);
+        return rsm_fail(in->env, RESMAP_BAD_FILE, "%s: not a NIfTI file (ANALYZE 7.5 is not supported)",
+                        in->path);
     if (f->version == 2 && memcmp(magic, magic2, sizeof magic2) != 0)
         return rsm_fail(in->env, RESMAP_BAD_FILE, "%s: not a NIfTI file (bad magic)", in->path);
 
@@ -264,8 +267,10 @@ static resmap_status header_check(source *in, facts *f, int compressed)
     int long_axes = 0;
     f->voxels = 1;
     for (int i = 1; i <= f->dim[0]; i++) {
-        if (f->dim[i] <= 0) BAD("%s: header claims length %lld for axis %d", in->path, (long long)f->dim[i], i);
-        if (f->voxels > UINT64_MAX / (uint64_t)f->dim[i]) BAD("%s: header claims impossible dimensions", in->path);
+        if (f->dim[i] <= 0)
+            BAD("%s: header claims length %lld for axis %d", in->path, (long long)f->dim[i], i);
+        if (f->voxels > UINT64_MAX / (uint64_t)f->dim[i])
+            BAD("%s: header claims impossible dimensions", in->path);
         f->voxels *= (uint64_t)f->dim[i];
         long_axes += f->dim[i] > 1;
     }
@@ -284,13 +289,16 @@ static resmap_status header_check(source *in, facts *f, int compressed)
         BAD("%s: header claims voxels at byte %g, outside the file", in->path, f->vox_offset);
     uint64_t held = (uint64_t)most - (uint64_t)f->vox_offset;
     if (f->voxels > held / f->type->bytes)
-        BAD("%s: truncated, or a header that lies: %llu voxels of %u bytes do not fit in a file of %llu bytes", in->path,
-            (unsigned long long)f->voxels, (unsigned)f->type->bytes, (unsigned long long)in->file_bytes);
+        BAD("%s: truncated, or a header that lies: %llu voxels of %u bytes do not fit in a file of %llu "
+            "bytes",
+            in->path, (unsigned long long)f->voxels, (unsigned)f->type->bytes,
+            (unsigned long long)in->file_bytes);
     if (f->voxels > SIZE_MAX / 16) BAD("%s: too large for this machine", in->path);
 
     if (!all_finite(f->pixdim, (size_t)f->dim[0] + 1)) BAD("%s: voxel size (pixdim) is not finite", in->path);
     if (f->qform_code > 0 && !all_finite(f->qform, 6)) BAD("%s: orientation (qform) is not finite", in->path);
-    if (f->sform_code > 0 && !all_finite(f->sform, 12)) BAD("%s: orientation (sform) is not finite", in->path);
+    if (f->sform_code > 0 && !all_finite(f->sform, 12))
+        BAD("%s: orientation (sform) is not finite", in->path);
     /* NIfTI: no scaling where the slope is 0; writers also put NaN for "none" */
     if (!isfinite(f->slope) || f->slope == 0) {
         f->slope = 1;
@@ -304,7 +312,8 @@ static resmap_status header_check(source *in, facts *f, int compressed)
 /* ---- Geometry ---- */
 
 /* The edges in mm from the matrix; RESMAP_BAD_FILE when an axis has no direction. */
-static resmap_status measure_voxel(rsm_env *env, resmap_status failure, const char *what, struct resmap_image *image)
+static resmap_status measure_voxel(rsm_env *env, resmap_status failure, const char *what,
+                                   struct resmap_image *image)
 {
     for (int a = 0; a < 3; a++) {
         const double *m = image->voxel_to_world;
@@ -328,8 +337,8 @@ static void find_matrix(const facts *f, int xyzt_units, double matrix[12])
         memcpy(matrix, f->sform, sizeof f->sform);
     } else if (f->qform_code > 0) {
         const double *q = f->qform;
-        nifti_dmat44 m = nifti_quatern_to_dmat44(q[0], q[1], q[2], q[3], q[4], q[5], edge[0], edge[1], edge[2],
-                                                 f->pixdim[0] < 0 ? -1 : 1);
+        nifti_dmat44 m = nifti_quatern_to_dmat44(q[0], q[1], q[2], q[3], q[4], q[5], edge[0], edge[1],
+                                                 edge[2], f->pixdim[0] < 0 ? -1 : 1);
         for (int i = 0; i < 12; i++) matrix[i] = m.m[i / 4][i % 4];
     } else {
         for (int i = 0; i < 12; i++) matrix[i] = i % 5 == 0 ? edge[i / 4] : 0;
@@ -339,7 +348,7 @@ static void find_matrix(const facts *f, int xyzt_units, double matrix[12])
     for (int i = 0; i < 12; i++) matrix[i] *= mm;
 }
 
-/* Extensions follow the header up to vox_offset. One whose size lies ends the list: the voxels are unharmed. */
+/* Extensions follow the header up to vox_offset. One whose size lies ends the list, the voxels unharmed. */
 static resmap_status read_extensions(source *in, const facts *f, struct rsm_nifti *header, uint64_t *position)
 {
     unsigned char extender[4];
@@ -407,7 +416,8 @@ resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image
     RSM_CHECK(source_open(env, path, &in));
     image = calloc(1, sizeof *image);
     buffer = malloc(CHUNK);
-    if (!image || !buffer || !(image->path = rsm_strdup(path)) || !(header = image->header = calloc(1, sizeof *header))) {
+    if (!image || !buffer || !(image->path = rsm_strdup(path)) ||
+        !(header = image->header = calloc(1, sizeof *header))) {
         status = rsm_no_memory(env, CHUNK);
         goto done;
     }
@@ -419,7 +429,8 @@ resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image
     for (int i = 0; i < 4; i++) image->shape[i] = i < f.dim[0] ? (size_t)f.dim[i + 1] : 1;
     for (int i = 5; i <= f.dim[0]; i++) image->shape[3] *= (size_t)f.dim[i];
     image->dims = f.dim[0] < 2 ? 2 : f.dim[0] > 4 ? 4 : (int)f.dim[0];
-    find_matrix(&f, f.version == 1 ? header->raw.n1.xyzt_units : header->raw.n2.xyzt_units, image->voxel_to_world);
+    find_matrix(&f, f.version == 1 ? header->raw.n1.xyzt_units : header->raw.n2.xyzt_units,
+                image->voxel_to_world);
     RSM_CHECK(measure_voxel(env, RESMAP_BAD_FILE, path, image));
 
     uint64_t position = header_bytes(f.version);
@@ -427,7 +438,8 @@ resmap_status rsm_image_read(rsm_env *env, const char *path, struct resmap_image
     RSM_CHECK(skip_to(&in, position, (uint64_t)f.vox_offset, buffer));
     size_t bytes = rsm_bytes((size_t)f.voxels, sizeof(float));
     if (!(image->data = malloc(bytes))) {
-        status = rsm_fail(env, RESMAP_NO_MEMORY, "%s: no memory for its %llu voxels", path, (unsigned long long)f.voxels);
+        status = rsm_fail(env, RESMAP_NO_MEMORY, "%s: no memory for its %llu voxels", path,
+                          (unsigned long long)f.voxels);
         goto done;
     }
     RSM_CHECK(read_voxels(&in, &f, buffer, image->data));
@@ -635,8 +647,8 @@ static int header_of_created(const struct resmap_image *image, any_header *raw)
     return version;
 }
 
-/* The header read, told that float32 in real units follows. An intent spoke of labels or statistics, except in files with a
- * fifth axis, whose meaning it is. */
+/* The header read, told that float32 in real units follows. An intent spoke of labels or statistics, except
+ * in files with a fifth axis, whose meaning it is. */
 #define TELL_FLOAT(h)                                                                                   \
     do {                                                                                                \
         (h)->datatype = NIFTI_TYPE_FLOAT32;                                                             \
@@ -666,7 +678,8 @@ static resmap_status write_header(sink *out, const struct resmap_image *image)
     return extensions ? sink_write(out, from->extensions, extensions) : RESMAP_OK;
 }
 
-resmap_status rsm_image_write_stream(rsm_env *env, const struct resmap_image *image, const char *path, FILE *stream)
+resmap_status rsm_image_write_stream(rsm_env *env, const struct resmap_image *image, const char *path,
+                                     FILE *stream)
 {
     RSM_TRY(rsm_image_check_name(env, path));
     resmap_status status = RESMAP_OK;
@@ -693,8 +706,8 @@ done:
 
 /* ---- Images in memory ---- */
 
-resmap_status rsm_image_create(rsm_env *env, const float *data, const size_t shape[4], const double voxel_to_world[12],
-                               struct resmap_image **result)
+resmap_status rsm_image_create(rsm_env *env, const float *data, const size_t shape[4],
+                               const double voxel_to_world[12], struct resmap_image **result)
 {
     static const double identity[12] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};
     size_t count = 1;

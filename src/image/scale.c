@@ -1,4 +1,4 @@
-/* Intensities: what counts as foreground, and the two numbers that map a volume to about 0…1 (contract §4). */
+/* Intensities: what counts as foreground, and the two numbers that map a volume to about 0…1, contract §4. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +21,8 @@ static float from_key(uint32_t key)
     return value;
 }
 
-/* Whether voxel i is looked at: inside the mask, above < v < below. Infinite bounds leave out exactly the non-finite. */
+/* Whether voxel i is looked at: inside the mask, above < v < below. Infinite bounds leave out exactly the
+ * non-finite. */
 static inline int taken(const float *data, const float *mask, size_t i, double above, double below)
 {
     return (!mask || mask[i] > 0.5f) && data[i] > above && data[i] < below;
@@ -37,10 +38,11 @@ static size_t find_bin(const size_t *bins, size_t *rank)
     return b;
 }
 
-/* Selection by counting: a histogram of the upper 16 bits of each value finds the bins of the two neighbouring ranks, a
- * second one of the lower 16 bits the values. Two passes over the data, exact, and no copy of them. */
-resmap_status rsm_percentile(rsm_env *env, const float *data, const float *mask, size_t count, double above, double below,
-                             double percent, double *value)
+/* Selection by counting: a histogram of the upper 16 bits of each value finds the bins of the two
+ * neighbouring ranks, a second one of the lower 16 bits the values. Two passes over the data, exact, and no
+ * copy of them. */
+resmap_status rsm_percentile(rsm_env *env, const float *data, const float *mask, size_t count, double above,
+                             double below, double percent, double *value)
 {
     size_t *bins = calloc(3 * (size_t)BINS, sizeof *bins);
     if (!bins) return rsm_no_memory(env, 3 * (size_t)BINS * sizeof *bins);
@@ -78,8 +80,8 @@ resmap_status rsm_percentile(rsm_env *env, const float *data, const float *mask,
     return RESMAP_OK;
 }
 
-resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *data, const float *mask, size_t count,
-                                rsm_scale *scale, int *constant)
+resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *data, const float *mask,
+                                size_t count, rsm_scale *scale, int *constant)
 {
     double sum = 0, least = INFINITY, most = -INFINITY;
     size_t n = 0;
@@ -92,10 +94,11 @@ resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *dat
     }
     int same = n > 0 && least == most;
     if (constant) *constant = same;
-    if (n == 0) return rsm_fail(env, RESMAP_BAD_FILE, "%s: no finite voxel%s", what, mask ? " inside the mask" : "");
+    if (n == 0)
+        return rsm_fail(env, RESMAP_BAD_FILE, "%s: no finite voxel%s", what, mask ? " inside the mask" : "");
     if (same)
-        return rsm_fail(env, RESMAP_BAD_FILE, "%s: constant: every voxel%s is %g", what, mask ? " inside the mask" : "",
-                        most);
+        return rsm_fail(env, RESMAP_BAD_FILE, "%s: constant: every voxel%s is %g", what,
+                        mask ? " inside the mask" : "", most);
     rsm_scale s;
     double lowest;
     s.mean = sum / (double)n;
@@ -103,7 +106,8 @@ resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *dat
     RSM_TRY(rsm_percentile(env, data, mask, count, -INFINITY, INFINITY, 0.1, &lowest));
     s.lo = 0;
     if (lowest < -0.5 * s.hi) RSM_TRY(rsm_percentile(env, data, mask, count, -INFINITY, s.mean, 50, &s.lo));
-    if (!(s.hi > s.lo)) return rsm_fail(env, RESMAP_BAD_FILE, "%s: no contrast: foreground at %g", what, s.hi);
+    if (!(s.hi > s.lo))
+        return rsm_fail(env, RESMAP_BAD_FILE, "%s: no contrast: foreground at %g", what, s.hi);
     *scale = s;
     return RESMAP_OK;
 }

@@ -52,7 +52,8 @@ static int acquisition_axis(const struct resmap_image *image)
     return mm[largest] >= 1.5 * mm[smallest] * (1 - ROUNDING) ? largest : -1;
 }
 
-resmap_status rsm_slicing_choose(rsm_env *env, const struct resmap_image *image, resmap_plane plane, rsm_slicing *slicing)
+resmap_status rsm_slicing_choose(rsm_env *env, const struct resmap_image *image, resmap_plane plane,
+                                 rsm_slicing *slicing)
 {
     int axis, world;
     switch (plane) {
@@ -87,7 +88,8 @@ static strides find_strides(const rsm_slicing *slicing, const size_t shape[4])
     return (strides){step[slicing->slice_axis], step[slicing->row_axis], step[slicing->column_axis]};
 }
 
-void rsm_slice_get(const rsm_slicing *slicing, const size_t shape[4], const float *data, size_t s, float *slice)
+void rsm_slice_get(const rsm_slicing *slicing, const size_t shape[4], const float *data, size_t s,
+                   float *slice)
 {
     const strides step = find_strides(slicing, shape);
     for (size_t y = 0; y < slicing->height; y++) {
@@ -96,7 +98,8 @@ void rsm_slice_get(const rsm_slicing *slicing, const size_t shape[4], const floa
     }
 }
 
-void rsm_slice_put(const rsm_slicing *slicing, const size_t shape[4], float *data, size_t s, const float *slice)
+void rsm_slice_put(const rsm_slicing *slicing, const size_t shape[4], float *data, size_t s,
+                   const float *slice)
 {
     const strides step = find_strides(slicing, shape);
     for (size_t y = 0; y < slicing->height; y++) {
@@ -113,7 +116,8 @@ static size_t reflect(size_t i, size_t length)
     return i < length ? i : 2 * (length - 1) - i;
 }
 
-void rsm_slice_pad(const float *slice, size_t height, size_t width, float *padded, size_t padded_height, size_t padded_width)
+void rsm_slice_pad(const float *slice, size_t height, size_t width, float *padded, size_t padded_height,
+                   size_t padded_width)
 {
     for (size_t y = 0; y < padded_height; y++) {
         const float *from = slice + reflect(y, height) * width;

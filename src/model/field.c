@@ -26,23 +26,28 @@ static double coverage(size_t s, size_t t, double scale)
     return to > from ? (to - from) / scale : 0;
 }
 
-void rsm_shrink(const float *slice, size_t height, size_t width, float *small, size_t small_height, size_t small_width)
+void rsm_shrink(const float *slice, size_t height, size_t width, float *small, size_t small_height,
+                size_t small_width)
 {
     double scale_y = (double)height / (double)small_height, scale_x = (double)width / (double)small_width;
 
     for (size_t y = 0; y < small_height; y++)
         for (size_t x = 0; x < small_width; x++) {
             double sum = 0;
-            for (size_t sy = (size_t)((double)y * scale_y); sy < height && (double)sy < (double)(y + 1) * scale_y; sy++)
-                for (size_t sx = (size_t)((double)x * scale_x); sx < width && (double)sx < (double)(x + 1) * scale_x; sx++)
-                    sum += coverage(sy, y, scale_y) * coverage(sx, x, scale_x) * (double)slice[sy * width + sx];
+            for (size_t sy = (size_t)((double)y * scale_y);
+                 sy < height && (double)sy < (double)(y + 1) * scale_y; sy++)
+                for (size_t sx = (size_t)((double)x * scale_x);
+                     sx < width && (double)sx < (double)(x + 1) * scale_x; sx++)
+                    sum += coverage(sy, y, scale_y) * coverage(sx, x, scale_x)
+                           * (double)slice[sy * width + sx];
             small[y * small_width + x] = (float)sum;
         }
 }
 
-/* Filters rows (stride 1) or columns of an image with the whole Gaussian, without cut-off, so that the field reaches the
- * background from the nearest foreground. Not normalised: the field is a ratio. */
-static void smooth_axis(const double *from, double *to, size_t lines, size_t line_stride, size_t length, size_t stride)
+/* Filters rows (stride 1) or columns of an image with the whole Gaussian, without cut-off, so that the field
+ * reaches the background from the nearest foreground. Not normalised: the field is a ratio. */
+static void smooth_axis(const double *from, double *to, size_t lines, size_t line_stride, size_t length,
+                        size_t stride)
 {
     for (size_t i = 0; i < length; i++) {
         for (size_t l = 0; l < lines; l++) to[l * line_stride + i * stride] = 0;
@@ -68,8 +73,8 @@ static double shrunken_position(size_t i, size_t length, size_t small)
     return fmin(fmax(at, 0), (double)small - 1);
 }
 
-resmap_status rsm_apply_field(rsm_env *env, float *slice, size_t height, size_t width, const float *before, const float *after,
-                              size_t small_height, size_t small_width, double threshold)
+resmap_status rsm_apply_field(rsm_env *env, float *slice, size_t height, size_t width, const float *before,
+                              const float *after, size_t small_height, size_t small_width, double threshold)
 {
     size_t count = small_height * small_width;
     double *product = malloc(rsm_bytes(3 * count, sizeof *product)), *square, *temporary;
@@ -88,7 +93,8 @@ resmap_status rsm_apply_field(rsm_env *env, float *slice, size_t height, size_t 
         smooth(product, temporary, small_height, small_width);
         smooth(square, temporary, small_height, small_width);
         for (size_t i = 0; i < count; i++) {
-            double ratio = square[i] > 0 ? product[i] / square[i] : 1;   /* 0: further away than the Gaussian reaches */
+            /* 0: further away than the Gaussian reaches */
+            double ratio = square[i] > 0 ? product[i] / square[i] : 1;
             product[i] = fmin(fmax(ratio, LEAST), MOST);
         }
         for (size_t y = 0; y < height; y++) {
@@ -97,9 +103,11 @@ resmap_status rsm_apply_field(rsm_env *env, float *slice, size_t height, size_t 
             for (size_t x = 0; x < width; x++) {
                 double at_x = shrunken_position(x, width, small_width), fx = at_x - floor(at_x);
                 size_t x0 = (size_t)at_x, x1 = x0 + 1 < small_width ? x0 + 1 : x0;
-                double above = product[y0 * small_width + x0] * (1 - fx) + product[y0 * small_width + x1] * fx;
-                double below = product[y1 * small_width + x0] * (1 - fx) + product[y1 * small_width + x1] * fx;
-                slice[y * width + x] = (float)((double)slice[y * width + x] * (above * (1 - fy) + below * fy));
+                const double *upper = product + y0 * small_width, *lower = product + y1 * small_width;
+                double above = upper[x0] * (1 - fx) + upper[x1] * fx;
+                double below = lower[x0] * (1 - fx) + lower[x1] * fx;
+                double factor = above * (1 - fy) + below * fy;
+                slice[y * width + x] = (float)((double)slice[y * width + x] * factor);
             }
         }
     }

@@ -22,7 +22,8 @@ static size_t round_up(size_t n)
     return (n + GRAIN - 1) / GRAIN * GRAIN;
 }
 
-/* Pixels that neighbouring tiles share, at least: a multiple of 8, as the network's grid is, about a third of a small tile. */
+/* Pixels that neighbouring tiles share, at least: a multiple of 8, as the network's grid is, about a third of
+ * a small tile. */
 static size_t tile_overlap(size_t tile)
 {
     return tile >= 3 * OVERLAP ? OVERLAP : round_up(tile / 4);
@@ -151,7 +152,8 @@ done:
     return status;
 }
 
-/* Blending weight of a pixel `at` of `tile` along one axis: a ramp over the overlap, full at the ends of the slice. */
+/* Blending weight of a pixel `at` of `tile` along one axis: a ramp over the overlap, full at the ends of the
+ * slice. */
 static float ramp(size_t at, size_t start, size_t tile, size_t length)
 {
     size_t overlap = tile_overlap(tile), edge = overlap;
@@ -173,7 +175,8 @@ static resmap_status decode_tiles(rsm_view *view)
         for (size_t y = 0; y < view->tile_height; y++)
             for (size_t x = 0; x < view->tile_width; x++) {
                 size_t at = (top + y) * width + left + x;
-                float w = ramp(y, top, view->tile_height, view->padded_height) * ramp(x, left, view->tile_width, width);
+                float w = ramp(y, top, view->tile_height, view->padded_height) *
+                          ramp(x, left, view->tile_width, width);
                 view->result[at] += w * view->tile[y * view->tile_width + x];
                 view->weight[at] += w;
             }

@@ -1,5 +1,5 @@
-/* A view: slices of one size through the network, padded to multiples of 8 and, only where device memory leaves no other way,
- * cut into independent tiles. */
+/* A view: slices of one size through the network, padded to multiples of 8 and, only where device memory
+ * leaves no other way, cut into independent tiles. */
 #ifndef RSM_VIEW_H
 #define RSM_VIEW_H
 
