@@ -1,6 +1,7 @@
 """report.md, results.csv and the pictures of bench/mixed."""
 import csv
 import math
+import os
 
 import nibabel
 import numpy as np
@@ -81,8 +82,8 @@ def opening(bench, sets):
         "# Restoration of known artifacts",
         "",
         "Made by `bench/mixed` (`bench/README.md`). Weights `%s`, SHA-256 `%s`; %s, device `%s`, classical methods: %s."
-        % (bench.model.get("name") or bench.o.model, bench.model["sha256"], bench.version, bench.o.device,
-           ", ".join(bench.peers) or "none"),
+        % (os.path.basename(bench.model.get("name") or bench.o.model), bench.model["sha256"], bench.version,
+           bench.o.device, "; ".join(bench.peers) or "none"),
         "",
         "Every scan was corrupted whole by `resmap synth`, one draw a preset (the same draw for an artifact alone and in "
         "its mixtures). %d slices, spread over the scan's middle, were restored and compared with the clean ones by "
