@@ -578,6 +578,8 @@ START_TEST(model_configuration)
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 3", "classifier_views"},
         {"{\"bias\": 64}", "{}, \"classifier_views\": 2", "classifier_views"},
         {"{\"bias\": 64}", "{\"bias\": 64, \"noise\": 32}", "different sizes"},
+        {"{\"bias\": 64}", "{}, \"unit_field\": true", "unit_field needs class_pixels"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"unit_field\": 1", "unit_field is neither"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 2", "classifier.fc1.weight"},
     };
 

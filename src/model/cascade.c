@@ -55,6 +55,7 @@ typedef struct cascade {
     rsm_encoding *encodings;     /* slices x 2: full, shrunken */
     int *owners;                 /* which worker's encodings they are; NOBODY: there are none */
     unsigned char *stopped;      /* deciding by slice: slices found clean */
+    double *fields;              /* slices x 2: sum of the field undone in this step over the foreground, voxels there */
 
     /* One step. */
     size_t frame;
@@ -225,9 +226,22 @@ static resmap_status set_prompt(worker *w, int class_index, size_t slice)
     return RESMAP_OK;
 }
 
-/* Restores the loaded slice as class_index says, into w->result. kept: its two encodings, or NULL;
+/* What the step has divided the loaded slice by, over its foreground. */
+static void sum_field(const worker *w, double field[2])
+{
+    const cascade *c = w->cascade;
+    double least = threshold(c);
+
+    for (size_t i = 0; i < slice_pixels(c); i++) {
+        if (!((double)w->slice[i] > least) || w->result[i] == 0) continue;
+        field[0] += (double)w->slice[i] / (double)w->result[i];
+        field[1]++;
+    }
+}
+
+/* Restores loaded slice s as class_index says, into w->result. kept: its two encodings, or NULL;
  * `encoded`: the full view (shrunken view) holds its encoding already. */
-static resmap_status restore_slice(worker *w, int class_index, const rsm_encoding *kept, int encoded)
+static resmap_status restore_slice(worker *w, size_t s, int class_index, const rsm_encoding *kept, int encoded)
 {
     const cascade *c = w->cascade;
     int small = uses_shrunken(c, class_index);
@@ -244,8 +258,10 @@ static resmap_status restore_slice(worker *w, int class_index, const rsm_encodin
     if (!small) return decode(w, view, w->result);
     RSM_TRY(decode(w, view, w->small_result));
     memcpy(w->result, w->slice, slice_pixels(c) * sizeof *w->result);
-    return rsm_apply_field(w->env, w->result, height, width, w->small, w->small_result, c->shrunken_height,
-                           c->shrunken_width, threshold(c));
+    RSM_TRY(rsm_apply_field(w->env, w->result, height, width, w->small, w->small_result, c->shrunken_height,
+                            c->shrunken_width, threshold(c)));
+    sum_field(w, c->fields + 2 * s);
+    return RESMAP_OK;
 }
 
 /* ---- Encodings that wait for the volume's decision ---------------------------------------------------------- */
@@ -371,6 +387,37 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
     return rsm_share(c->env, &work, c->sharers, c->worker_count);
 }
 
+/* After a step: the slices' fields have mean 1 over the volume's foreground. Whatever the network makes of a single
+ * slice's brightness, an artifact's field is defined so (contract of the synthesizer), and a scan's units mean nothing. */
+static void unit_field(cascade *c)
+{
+    float *slice = c->workers[0].slice, *mask = c->workers[0].slice_mask;   /* free now */
+    double sum = 0, voxels = 0, lo = c->scale.lo;
+
+    for (size_t s = 0; s < c->slicing.slices; s++) {
+        sum += c->fields[2 * s];
+        voxels += c->fields[2 * s + 1];
+    }
+    for (size_t s = 0; s < c->slicing.slices && sum > 0; s++) {
+        if (c->fields[2 * s + 1] == 0) continue;
+        rsm_slice_get(&c->slicing, c->shape, c->volume, s, slice);
+        if (c->mask != NULL) rsm_slice_get(&c->slicing, c->shape, c->mask, s, mask);
+        for (size_t i = 0; i < slice_pixels(c); i++)
+            if (c->mask == NULL || mask[i] > 0.5f) slice[i] = (float)(((double)slice[i] - lo) * (sum / voxels) + lo);
+        rsm_slice_put(&c->slicing, c->shape, c->volume, s, slice);
+    }
+}
+
+/* A step's restorations of every slice whose rank is not negative. */
+static resmap_status restore_slices(cascade *c, resmap_status (*run)(void *, size_t, size_t),
+                                    int (*rank)(const void *, size_t, size_t))
+{
+    memset(c->fields, 0, 2 * c->slicing.slices * sizeof *c->fields);
+    RSM_TRY(each_slice(c, "restore", run, rank));
+    if (c->config->unit_field) unit_field(c);
+    return RESMAP_OK;
+}
+
 static int any_slice(const void *data, size_t i, size_t s)
 {
     (void)data;
@@ -417,7 +464,7 @@ static resmap_status restore_one(void *data, size_t i, size_t s)
 
     RSM_TRY(set_prompt(w, c->class_index, 0));
     load_slice(w, s);
-    RSM_TRY(restore_slice(w, c->class_index, own, 0));
+    RSM_TRY(restore_slice(w, s, c->class_index, own, 0));
     RSM_TRY(store_slice(w, s));
     for (int view = 0; own != NULL && view < 2; view++) rsm_encoding_clear(&own[view]);
     return RESMAP_OK;
@@ -426,7 +473,7 @@ static resmap_status restore_one(void *data, size_t i, size_t s)
 static resmap_status restore_volume(cascade *c, int class_index, resmap_volume_report *report)
 {
     c->class_index = class_index;
-    RSM_TRY(each_slice(c, "restore", restore_one, own_first));
+    RSM_TRY(restore_slices(c, restore_one, own_first));
     for (size_t s = 0; s < c->slicing.slices; s++) note_restored(&report->slices[s], class_index);
     drop_encodings(c);
     return RESMAP_OK;
@@ -491,7 +538,7 @@ static resmap_status step_one(void *data, size_t i, size_t s)
     class_index = argmax(p, c->config->class_count);
     if (class_index == c->config->clean) return RESMAP_OK;
     RSM_TRY(set_prompt(w, class_index, s));
-    RSM_TRY(restore_slice(w, class_index, NULL, 1));
+    RSM_TRY(restore_slice(w, s, class_index, NULL, 1));
     return store_slice(w, s);
 }
 
@@ -506,7 +553,7 @@ static resmap_status cascade_by_slice(cascade *c, resmap_volume_report *report)
         size_t classified = running;
         int majority;
         if (c->step > 0) RSM_TRY(measure(c, NULL));
-        RSM_TRY(each_slice(c, "restore", step_one, still_running));
+        RSM_TRY(restore_slices(c, step_one, still_running));
         for (size_t s = 0; s < c->slicing.slices; s++) {
             const double *p = c->probabilities + s * classes;
             int class_index = argmax(p, classes);
@@ -587,7 +634,9 @@ static resmap_status allocate(cascade *c)
     c->probabilities = calloc(slices * (classes + 1), sizeof *c->probabilities);
     c->owners = calloc(slices, sizeof *c->owners);
     c->stopped = calloc(slices, sizeof *c->stopped);
-    if (c->foreground == NULL || c->probabilities == NULL || c->owners == NULL || c->stopped == NULL)
+    c->fields = calloc(2 * slices, sizeof *c->fields);
+    if (c->foreground == NULL || c->probabilities == NULL || c->owners == NULL || c->stopped == NULL ||
+        c->fields == NULL)
         return rsm_no_memory(c->env, slices * sizeof *c->foreground);
     c->encodings = calloc(2 * slices, sizeof *c->encodings);
     if (c->encodings == NULL) return rsm_no_memory(c->env, 2 * slices * sizeof *c->encodings);
@@ -617,6 +666,7 @@ static void clear(cascade *c)
     free(c->encodings);
     free(c->owners);
     free(c->stopped);
+    free(c->fields);
 }
 
 static resmap_status choose_steps(cascade *c)

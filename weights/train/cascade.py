@@ -80,9 +80,17 @@ class Restorer:
                     choice = p.argmax(1)
                 stopped |= choice == clean
                 choice = np.where(stopped, -1, choice)
+            fields, shaded = [], []
             for i, c in enumerate(choice):
                 if c >= 0:
-                    v[i] = lo + (hi - lo) * self.restore(x[i], c, threshold)
+                    y = self.restore(x[i], c, threshold)
+                    v[i] = lo + (hi - lo) * y
+                    on = (x[i] > threshold) & (y != 0)
+                    if self.net.unit_field and self.net.classes[c] in self.net.class_pixels and on.any():
+                        fields.append(x[i][on] / y[on])
+                        shaded.append(i)
+            if fields:                                  # a field is known but for a factor: its mean becomes 1
+                v[shaded] = lo + (v[shaded] - lo) * np.concatenate(fields).mean()
             trace.append({"probabilities": p, "decisions": choice, "numbers": (lo, hi, mean), "volume": v.copy()})
             if stopped.all():
                 break
