@@ -10,7 +10,7 @@ typedef enum state { WAITING, TAKEN, DONE } state;
 
 /* What the threads share, under `lock`; the callbacks of the caller's env, too. */
 typedef struct pool {
-    rsm_env *env;
+    rsm_env *env;                /* the caller's, or what stands for it while a sharer has that */
     const rsm_work *work;
     rsm_sharer *sharers;
     size_t count;
@@ -142,6 +142,21 @@ static void log_of_thread(void *data, resmap_log_level level, const char *text)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* What a sharer that polls is told. */
+static int is_stopped(void *data, const char *what, size_t done, size_t total)
+{
+    pool *p = data;
+    int stop;
+
+    (void)what;
+    (void)done;
+    (void)total;
+    pthread_mutex_lock(&p->lock);
+    stop = p->stop;
+    pthread_mutex_unlock(&p->lock);
+    return stop;
+}
+
 /* Waits for the threads in the caller's, which alone may call its progress callback. */
 static void watch(pool *p)
 {
@@ -209,9 +224,21 @@ static resmap_status run_alone(rsm_env *env, const rsm_work *work, rsm_sharer *s
     return rsm_progress(env, work->what, work->pieces, work->pieces);
 }
 
+/* The sharers' envs while their threads run. */
+static void lead(pool *p)
+{
+    for (size_t i = 0; i < p->count; i++) {
+        rsm_env *env = p->sharers[i].env;
+        env->log = log_of_thread;
+        env->progress = is_stopped;  /* the caller's thread alone calls the caller's */
+        env->log_data = env->progress_data = p;
+    }
+}
+
 resmap_status rsm_share(rsm_env *env, const rsm_work *work, rsm_sharer *sharers, size_t count)
 {
-    pool p = {.env = env, .work = work, .sharers = sharers, .count = count, .culprit = env};
+    rsm_env caller = *env;           /* a sharer may have `env` itself, and leave its errors there */
+    pool p = {.env = &caller, .work = work, .sharers = sharers, .count = count, .culprit = &caller};
     thread *threads;
     resmap_status status;
 
@@ -226,17 +253,15 @@ resmap_status rsm_share(rsm_env *env, const rsm_work *work, rsm_sharer *sharers,
         p.states[i] = work->rank(work->data, 0, i) < 0 ? DONE : WAITING;
         p.left += p.states[i] == WAITING;
     }
-    for (size_t i = 0; i < count; i++) {
-        sharers[i].env->log = log_of_thread;
-        sharers[i].env->log_data = &p;
-        sharers[i].env->progress = NULL;   /* the caller's thread alone calls it */
-    }
     pthread_mutex_init(&p.lock, NULL);
     pthread_cond_init(&p.changed, NULL);
+    lead(&p);
     status = run_threads(&p, threads);
+    *env = caller;
+    for (size_t i = 0; i < count; i++)
+        if (sharers[i].env != env) rsm_env_follow(sharers[i].env, env);
     pthread_cond_destroy(&p.changed);
     pthread_mutex_destroy(&p.lock);
-    for (size_t i = 0; i < count; i++) rsm_env_follow(sharers[i].env, env);
 done:
     free(threads);
     free(p.states);

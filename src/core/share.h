@@ -1,4 +1,4 @@
-/* Sharing work among devices: whoever is free takes the next piece. */
+/* Sharing work among devices and their workers: whoever is free takes the next piece. */
 #ifndef RSM_SHARE_H
 #define RSM_SHARE_H
 
@@ -6,7 +6,8 @@
 
 /* One that works, in a thread of its own when there are several. */
 typedef struct rsm_sharer {
-    rsm_env *env;                /* where its calls leave their errors; of several, each has its own */
+    rsm_env *env;                /* where its calls leave their errors; each has another, one perhaps the
+                                  * caller's */
     int lost;                    /* it failed, and takes nothing more */
     size_t done;                 /* pieces finished */
     double quickest;             /* seconds of the quickest: others may have built kernels first */
@@ -24,9 +25,9 @@ typedef struct rsm_work {
 } rsm_work;
 
 /* Does every piece, or fails with env's error. A single sharer works in the caller's thread. The progress
- * callback is called in the caller's thread, the log in anyone's, never two at a time. A sharer whose device
- * fails (its memory, its build, its driver) is lost with a warning, and its piece is done by another; the
- * error is the last sharer's. */
+ * callback is called in the caller's thread, the log in anyone's, never two at a time; sharers that poll
+ * their env learn that all is to stop. A sharer whose device fails (its memory, its build, its driver) is
+ * lost with a warning, and its piece is done by another; the error is the last sharer's. */
 resmap_status rsm_share(rsm_env *env, const rsm_work *work, rsm_sharer *sharers, size_t count);
 
 /* Whether `sharer` should take one of `left` pieces: not when the others would have finished all of them by
