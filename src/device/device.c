@@ -225,6 +225,9 @@ static resmap_status open_choice(rsm_env *env, const rsm_device_list *list, cons
         free(own_env);
         return rsm_no_memory(env, sizeof *device);
     }
+    device->first = device;
+    pthread_mutex_init(&device->memory_lock, NULL);
+    pthread_mutex_init(&device->build_lock, NULL);
     device->env = own_env ? own_env : env;
     device->own_env = own_env;
     device->opened = rsm_seconds();
@@ -398,16 +401,45 @@ void rsm_devices_close(rsm_device **devices, size_t count)
     free(devices);
 }
 
-void rsm_device_close(rsm_device *device)
+resmap_status rsm_device_share(rsm_device *device, rsm_device **result)
 {
-    if (!device) return;
-    if (device->queue) clFinish(device->queue);
-    rsm_profile_close(device);
-    rsm_fft_close(device);
-    rsm_clblast_close(device);
+    resmap_status status = RESMAP_OK;
+    cl_int code;
+    rsm_device *worker = calloc(1, sizeof *worker);
+    if (!worker) return rsm_no_memory(device->env, sizeof *worker);
+    worker->first = device->first;
+    worker->env = worker->own_env = calloc(1, sizeof *worker->own_env);
+    if (!worker->env) RSM_CHECK(rsm_no_memory(device->env, sizeof *worker->env));
+    rsm_env_follow(worker->env, device->env);
+    worker->info = device->info;
+    worker->identity = device->identity;
+    worker->cpu = device->cpu;
+    worker->quirks = device->quirks;
+    worker->sub_groups = device->sub_groups;
+    worker->platform = device->platform;
+    worker->id = device->id;
+    worker->whole = device->whole;
+    worker->context = device->context;
+    worker->max_allocation = device->max_allocation;
+    worker->opened = device->opened;
+    worker->first_kernel = device->first_kernel;
+    worker->gemm = device->gemm;
+    worker->vector = device->vector;
+    memcpy(worker->tuned, device->tuned, sizeof worker->tuned);
+    worker->queue = clCreateCommandQueue(worker->context, worker->id, 0, &code);
+    if (code != CL_SUCCESS) RSM_CHECK(rsm_cl_fail(device, "making another queue", code));
+    *result = worker;
+    return RESMAP_OK;
+done:
+    rsm_device_close(worker);
+    return status;
+}
+
+/* What a device has and its further workers borrow. */
+static void close_first(rsm_device *device)
+{
     rsm_programs_free(device->programs);
     rsm_tuning_close(device);
-    if (device->queue) clReleaseCommandQueue(device->queue);
     if (device->context) clReleaseContext(device->context);
     if (device->id != device->whole) clReleaseDevice(device->id);
     free((char *)device->info.platform);
@@ -416,6 +448,20 @@ void rsm_device_close(rsm_device *device)
     free((char *)device->info.version);
     free((char *)device->info.reason);
     free(device->identity);
+    pthread_mutex_destroy(&device->memory_lock);
+    pthread_mutex_destroy(&device->build_lock);
+}
+
+void rsm_device_close(rsm_device *device)
+{
+    if (!device) return;
+    if (device->queue) clFinish(device->queue);
+    rsm_profile_close(device);
+    rsm_fft_close(device);
+    rsm_clblast_close(device);
+    rsm_kernels_free(device->kernels);
+    if (device->queue) clReleaseCommandQueue(device->queue);
+    if (device->first == device) close_first(device);
     free(device->own_env);
     free(device);
 }
@@ -469,34 +515,47 @@ double rsm_device_first_kernel(const rsm_device *device)
 
 /* ---- Memory ---- */
 
+/* One of the numbers that the device's workers count together. */
+static uint64_t counted(const rsm_device *device, const uint64_t *number)
+{
+    pthread_mutex_lock(&device->first->memory_lock);
+    uint64_t value = *number;
+    pthread_mutex_unlock(&device->first->memory_lock);
+    return value;
+}
+
 uint64_t rsm_device_bytes(const rsm_device *device)
 {
-    return device->bytes;
+    return counted(device, &device->first->bytes);
 }
 
 uint64_t rsm_device_bytes_peak(const rsm_device *device)
 {
-    return device->peak;
+    return counted(device, &device->first->peak);
 }
 
 void rsm_device_reset_peak(rsm_device *device)
 {
-    device->peak = device->bytes;
+    rsm_device *first = device->first;
+    pthread_mutex_lock(&first->memory_lock);
+    first->peak = first->bytes;
+    pthread_mutex_unlock(&first->memory_lock);
 }
 
+/* Set while nobody works. */
 void rsm_device_set_limit(rsm_device *device, uint64_t bytes)
 {
-    device->limit = bytes ? bytes : device->default_limit;
+    device->first->limit = bytes ? bytes : device->first->default_limit;
 }
 
 uint64_t rsm_device_limit(const rsm_device *device)
 {
-    return device->limit;
+    return device->first->limit;
 }
 
 int rsm_device_is_limited(const rsm_device *device)
 {
-    return device->limit != device->default_limit;
+    return device->first->limit != device->first->default_limit;
 }
 
 uint64_t rsm_device_max_allocation(const rsm_device *device)
@@ -509,6 +568,36 @@ static uint64_t buffer_bytes(const rsm_device *device, size_t count)
     return (uint64_t)count * (device->reference ? sizeof(double) : sizeof(float));
 }
 
+/* Counts `bytes` as in use, where the limit leaves room for them. */
+static resmap_status reserve(rsm_device *device, uint64_t bytes)
+{
+    rsm_device *first = device->first;
+    pthread_mutex_lock(&first->memory_lock);
+    uint64_t used = first->bytes, limit = first->limit;
+    int fits = used <= limit && bytes <= limit - used;
+    if (fits) first->bytes += bytes;
+    pthread_mutex_unlock(&first->memory_lock);
+    if (fits) return RESMAP_OK;
+    return rsm_fail(device->env, RESMAP_NO_DEVICE_MEMORY,
+                    "device %s: %llu more bytes: %llu of %llu are in use", device->info.name,
+                    (unsigned long long)bytes, (unsigned long long)used, (unsigned long long)limit);
+}
+
+static void unreserve(rsm_device *device, uint64_t bytes)
+{
+    pthread_mutex_lock(&device->first->memory_lock);
+    device->first->bytes -= bytes;
+    pthread_mutex_unlock(&device->first->memory_lock);
+}
+
+static void note_peak(rsm_device *device)
+{
+    rsm_device *first = device->first;
+    pthread_mutex_lock(&first->memory_lock);
+    if (first->bytes > first->peak) first->peak = first->bytes;
+    pthread_mutex_unlock(&first->memory_lock);
+}
+
 resmap_status rsm_buffer_create(rsm_device *device, size_t count, rsm_buffer **result)
 {
     if (count == 0) count = 1;                   /* OpenCL has no empty buffers */
@@ -518,46 +607,42 @@ resmap_status rsm_buffer_create(rsm_device *device, size_t count, rsm_buffer **r
                         (unsigned long long)device->max_allocation);
     }
     uint64_t bytes = buffer_bytes(device, count);
-    if (device->bytes > device->limit || bytes > device->limit - device->bytes) {
-        return rsm_fail(device->env, RESMAP_NO_DEVICE_MEMORY,
-                        "device %s: %llu more bytes: %llu of %llu are in use", device->info.name,
-                        (unsigned long long)bytes, (unsigned long long)device->bytes,
-                        (unsigned long long)device->limit);
-    }
+    RSM_TRY(reserve(device, bytes));
+    resmap_status status = RESMAP_OK;
     rsm_buffer *buffer = calloc(1, sizeof *buffer);
-    if (!buffer) return rsm_no_memory(device->env, sizeof *buffer);
-    buffer->device = device;
+    if (!buffer) RSM_CHECK(rsm_no_memory(device->env, sizeof *buffer));
+    buffer->device = device->first;              /* a worker's may outlive it */
     buffer->count = count;
     if (device->reference) {
         buffer->host = malloc((size_t)bytes);
-        if (!buffer->host) {
-            free(buffer);
-            return rsm_no_memory(device->env, (size_t)bytes);
-        }
+        if (!buffer->host) RSM_CHECK(rsm_no_memory(device->env, (size_t)bytes));
     } else {
         cl_int code;
         buffer->memory = clCreateBuffer(device->context, CL_MEM_READ_WRITE, (size_t)bytes, NULL, &code);
         if (code != CL_SUCCESS) {
-            free(buffer);
+            buffer->memory = NULL;
             /* Some drivers report a full device so. */
             if (code == CL_OUT_OF_RESOURCES || code == CL_OUT_OF_HOST_MEMORY) {
                 code = CL_MEM_OBJECT_ALLOCATION_FAILURE;
             }
-            return rsm_cl_fail(device, "making a buffer", code);
+            RSM_CHECK(rsm_cl_fail(device, "making a buffer", code));
         }
     }
-    device->bytes += bytes;
-    if (device->bytes > device->peak) device->peak = device->bytes;
+    note_peak(device);
     *result = buffer;
     return RESMAP_OK;
+done:
+    unreserve(device, bytes);
+    free(buffer);
+    return status;
 }
 
 void rsm_buffer_free(rsm_buffer *buffer)
 {
     if (!buffer) return;
-    buffer->device->bytes -= buffer_bytes(buffer->device, buffer->count);
     if (buffer->memory) clReleaseMemObject(buffer->memory);
     free(buffer->host);
+    unreserve(buffer->device, buffer_bytes(buffer->device, buffer->count));
     free(buffer);
 }
 

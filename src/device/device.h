@@ -43,6 +43,12 @@ rsm_env *rsm_device_env(const rsm_device *device);
 const char *rsm_device_identity(const rsm_device *device);
 resmap_status rsm_device_finish(rsm_device *device);
 
+/* A further worker on an OpenCL device: a queue of its own, which a thread of its own may drive while another
+ * drives the device's, and an env that follows the device's. It uses the device's programs and buffers (what
+ * one worker has enqueued must be finished before another uses it), and both count as one where memory is
+ * counted and limited. It takes the variants that the device takes now. Closed before the device. */
+resmap_status rsm_device_share(rsm_device *device, rsm_device **worker);
+
 /* ---- Memory ---- */
 
 /* `count` elements, contents undefined. Counts toward the bytes in use. RESMAP_NO_DEVICE_MEMORY when the device
@@ -69,7 +75,8 @@ resmap_status rsm_buffer_read(rsm_device *device, rsm_buffer *buffer, size_t off
  * overlap unless they lie in different buffers. */
 resmap_status rsm_buffer_copy(rsm_device *device, rsm_buffer *target, size_t target_offset, size_t target_stride,
                               rsm_buffer *source, size_t source_offset, size_t source_stride, size_t width, size_t rows);
-/* Bytes in use by buffers, and the most since the device was opened (or rsm_device_reset_peak). */
+/* Bytes in use by buffers of all its workers, and the most since the device was opened (or
+ * rsm_device_reset_peak). */
 uint64_t rsm_device_bytes(const rsm_device *device);
 uint64_t rsm_device_bytes_peak(const rsm_device *device);
 void rsm_device_reset_peak(rsm_device *device);
@@ -186,10 +193,15 @@ char *rsm_tuning_choices(const rsm_device *device);
 typedef struct rsm_preference {
     char network[128];           /* its shape in a word: speed does not depend on weights */
     rsm_storage storage;         /* what "auto" takes */
-    int fp16_percent;            /* speed with fp16, of that with fp32 */
+    int fp16_percent;            /* speed with fp16, of that with fp32; 0: not measured, nor chosen */
+    int workers;                 /* that volumes are given to, 1…RSM_MOST_WORKERS */
+    int workers_percent;         /* speed with two, of that with one; 0: not measured, nor chosen */
 } rsm_preference;
+enum { RSM_MOST_WORKERS = 8 };
 /* What was measured for such networks; NULL: nothing. */
 const rsm_preference *rsm_preferred(const rsm_device *device, const char *network);
+/* How many workers a volume is given to with such networks. */
+int rsm_preferred_workers(const rsm_device *device, const char *network);
 
 /* A file to be made. Begun before the measuring: what could not be kept need not be measured. RESMAP_IO also when
  * another process is tuning. */

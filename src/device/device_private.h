@@ -3,6 +3,7 @@
 #define RSM_DEVICE_PRIVATE_H
 
 #include <CL/cl.h>
+#include <pthread.h>
 
 #include "device/device.h"
 
@@ -48,19 +49,20 @@ int rsm_has_word(const char *text, const char *word);
 
 /* ---- program.c ---- */
 
+typedef struct rsm_program {
+    char *file, *options;
+    cl_program program;
+    struct rsm_program *next;
+} rsm_program;
+
 struct rsm_kernel {
+    const rsm_program *program;
     cl_kernel kernel;
     char *name;
     struct rsm_kernel *next;
 };
 
-typedef struct rsm_program {
-    char *file, *options;
-    cl_program program;
-    rsm_kernel *kernels;
-    struct rsm_program *next;
-} rsm_program;
-
+void rsm_kernels_free(rsm_kernel *kernels);
 void rsm_programs_free(rsm_program *programs);
 
 /* ---- gemm.c, clblast.c ---- */
@@ -125,9 +127,12 @@ void rsm_tuning_close(rsm_device *device);
 
 /* ---- device.c ---- */
 
+/* A device, or a further worker on one (rsm_device_share), which has its own queue and kernels, for two
+ * threads may not set the arguments of one kernel, and finds all else in `first`. */
 struct rsm_device {
+    rsm_device *first;           /* whose context, texts, programs and memory these are; a device: itself */
     rsm_env *env;
-    rsm_env *own_env;            /* the same, of one of several devices; else NULL */
+    rsm_env *own_env;            /* the same, of one of several devices and of further workers; else NULL */
     resmap_device info;          /* strings owned */
     char *identity;
     int reference, cpu;
@@ -136,9 +141,13 @@ struct rsm_device {
     cl_device_id id, whole;      /* whole: what id is a part of, or id itself */
     cl_context context;
     cl_command_queue queue;
-    uint64_t bytes, peak, limit, default_limit, max_allocation;
-    double opened, first_kernel;
+    pthread_mutex_t memory_lock;   /* of `first`'s next line; never held while others are called */
+    uint64_t bytes, peak, limit, default_limit;
+    pthread_mutex_t build_lock;  /* of `first`'s programs */
     rsm_program *programs;
+    rsm_kernel *kernels;         /* its own */
+    uint64_t max_allocation;
+    double opened, first_kernel;
     rsm_gemm_kind gemm;
     int vector;                  /* floats that a register of a CPU holds; 1 on other devices */
     int clblast_used;

@@ -1,4 +1,5 @@
-/* Programs and kernels: built once, kept by the device, and on disk unless the driver does so itself. */
+/* Programs and kernels: programs are built once for all workers of a device, and kept by it, and on disk
+ * unless the driver does so itself; kernels are each worker's own. */
 #include "device/device_private.h"
 
 #include <stdlib.h>
@@ -9,18 +10,22 @@
 #define COMMON_OPTIONS "-cl-std=CL1.2 -w "
 #define BINARIES_CAP ((uint64_t)256 << 20)
 
+void rsm_kernels_free(rsm_kernel *kernels)
+{
+    while (kernels) {
+        rsm_kernel *kernel = kernels;
+        kernels = kernel->next;
+        clReleaseKernel(kernel->kernel);
+        free(kernel->name);
+        free(kernel);
+    }
+}
+
 void rsm_programs_free(rsm_program *programs)
 {
     while (programs) {
         rsm_program *program = programs;
         programs = program->next;
-        while (program->kernels) {
-            rsm_kernel *kernel = program->kernels;
-            program->kernels = kernel->next;
-            clReleaseKernel(kernel->kernel);
-            free(kernel->name);
-            free(kernel);
-        }
         if (program->program) clReleaseProgram(program->program);
         free(program->file);
         free(program->options);
@@ -132,7 +137,6 @@ static resmap_status build(rsm_device *device, rsm_program *program, const char 
             rsm_binaries_remove(folder, key);
         }
     }
-    RSM_CHECK(rsm_poll(device->env));   /* a driver may take seconds for each */
     program->program = clCreateProgramWithSource(device->context, 2, text, length, &code);
     if (code != CL_SUCCESS) {
         program->program = NULL;
@@ -153,8 +157,8 @@ done:
 }
 
 /* Keeps `made` under its name; on failure releases it. */
-static resmap_status keep_kernel(rsm_device *device, rsm_program *program, const char *name, cl_kernel made,
-                                 rsm_kernel **kernel)
+static resmap_status keep_kernel(rsm_device *device, const rsm_program *program, const char *name,
+                                 cl_kernel made, rsm_kernel **kernel)
 {
     rsm_kernel *kept = calloc(1, sizeof *kept);
     char *copy = rsm_strdup(name);
@@ -164,12 +168,49 @@ static resmap_status keep_kernel(rsm_device *device, rsm_program *program, const
         clReleaseKernel(made);
         return rsm_no_memory(device->env, sizeof *kept + strlen(name));
     }
+    kept->program = program;
     kept->kernel = made;
     kept->name = copy;
-    kept->next = program->kernels;
-    program->kernels = kept;
+    kept->next = device->kernels;
+    device->kernels = kept;
     *kernel = kept;
     return RESMAP_OK;
+}
+
+static int is_program(const rsm_program *program, const char *file, const char *options)
+{
+    return strcmp(program->file, file) == 0
+        && strcmp(program->options + strlen(COMMON_OPTIONS), options) == 0;
+}
+
+/* A new kernel of the device's program of that file and those options, which is built when there is none.
+ * Others wait meanwhile, most often for the same one. */
+static resmap_status make_kernel(rsm_device *device, const char *file, const char *name, const char *options,
+                                 rsm_program **found, cl_kernel *made)
+{
+    rsm_device *first = device->first;
+    resmap_status status = RESMAP_OK;
+    cl_int code;
+    for (rsm_program *program = first->programs; program; program = program->next) {
+        if (!is_program(program, file, options)) continue;
+        *found = program;
+        *made = find_in(program->program, name, &code);
+        return *made ? RESMAP_OK : rsm_cl_fail(device, name, code);
+    }
+    rsm_program *program = calloc(1, sizeof *program);
+    if (!program) return rsm_no_memory(device->env, sizeof *program);
+    program->file = rsm_strdup(file);
+    program->options = rsm_format("%s%s", COMMON_OPTIONS, options);
+    if (!program->file || !program->options) {
+        RSM_CHECK(rsm_no_memory(device->env, strlen(file) + strlen(options) + 64));
+    }
+    RSM_CHECK(build(device, program, program->options, name, made));
+    program->next = first->programs;
+    first->programs = program;
+    *found = program;
+done:
+    if (status != RESMAP_OK) rsm_programs_free(program);
+    return status;
 }
 
 resmap_status rsm_kernel_get(rsm_device *device, const char *file, const char *name, const char *options,
@@ -178,37 +219,18 @@ resmap_status rsm_kernel_get(rsm_device *device, const char *file, const char *n
     if (device->reference) {
         return rsm_fail(device->env, RESMAP_INTERNAL, "kernel %s: the reference has none", name);
     }
-    cl_int code;
-    for (rsm_program *program = device->programs; program; program = program->next) {
-        const char *own_options = program->options + strlen(COMMON_OPTIONS);
-        if (strcmp(program->file, file) != 0 || strcmp(own_options, options) != 0) continue;
-        for (rsm_kernel *known = program->kernels; known; known = known->next) {
-            if (strcmp(known->name, name) == 0) {
-                *kernel = known;
-                return RESMAP_OK;
-            }
-        }
-        cl_kernel made = find_in(program->program, name, &code);
-        if (!made) return rsm_cl_fail(device, name, code);
-        return keep_kernel(device, program, name, made, kernel);
+    for (rsm_kernel *known = device->kernels; known; known = known->next) {
+        if (strcmp(known->name, name) != 0 || !is_program(known->program, file, options)) continue;
+        *kernel = known;
+        return RESMAP_OK;
     }
-
-    resmap_status status = RESMAP_OK;
+    rsm_program *program = NULL;
     cl_kernel made = NULL;
-    rsm_program *program = calloc(1, sizeof *program);
-    if (!program) return rsm_no_memory(device->env, sizeof *program);
-    program->file = rsm_strdup(file);
-    program->options = rsm_format("%s%s", COMMON_OPTIONS, options);
-    if (!program->file || !program->options) {
-        RSM_CHECK(rsm_no_memory(device->env, strlen(file) + strlen(options) + 64));
-    }
-    RSM_CHECK(build(device, program, program->options, name, &made));
-    RSM_CHECK(keep_kernel(device, program, name, made, kernel));
-    program->next = device->programs;
-    device->programs = program;
-done:
-    if (status != RESMAP_OK) rsm_programs_free(program);
-    return status;
+    RSM_TRY(rsm_poll(device->env));              /* a driver may take seconds for each program */
+    pthread_mutex_lock(&device->first->build_lock);
+    resmap_status status = make_kernel(device, file, name, options, &program, &made);
+    pthread_mutex_unlock(&device->first->build_lock);
+    return status == RESMAP_OK ? keep_kernel(device, program, name, made, kernel) : status;
 }
 
 resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, const size_t *global,
@@ -232,7 +254,7 @@ resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, c
         cl_int code;
         if (argument->size == 0) {
             const rsm_buffer *buffer = argument->value;
-            if (!buffer || buffer->device != device) {
+            if (!buffer || buffer->device != device->first) {
                 return rsm_fail(device->env, RESMAP_INTERNAL,
                                 "kernel %s: argument %zu is no buffer of this device", kernel->name, i);
             }
