@@ -33,6 +33,7 @@ typedef struct fusion {
 } fusion;
 
 struct rsm_network {
+    rsm_network *owner;          /* whose weights, blocks and host copies these are; NULL: its own */
     rsm_device *device;
     rsm_env *env;
     const struct resmap_model *model;
@@ -40,6 +41,7 @@ struct rsm_network {
     rsm_storage storage;         /* of weights, and of what lies between the levels' maps */
 
     rsm_buffer *weights;
+    size_t largest;              /* run of weights that are used together */
     rsm_buffer *expanded;        /* fp16 weights in use, in fp32: a block's at a time */
     rsm_vector patch_embed, down[3], up[3], reduce[3], output_conv;
     stage encoder[LEVELS], decoder[3], refinement;
@@ -128,7 +130,7 @@ typedef struct placement {
 typedef struct loader {
     rsm_network *net;
     placement *places;
-    size_t count, total, largest;   /* largest: run of weights that are used together */
+    size_t count, total;
 } loader;
 
 static resmap_status place(void *data, const char *name, size_t dims, const size_t shape[4])
@@ -142,7 +144,7 @@ static resmap_status place(void *data, const char *name, size_t dims, const size
     tensor = rsm_safetensors_find(&load->net->model->file, name);
     load->places[load->count++] = (placement){tensor, load->total};
     load->total += aligned(tensor->count);
-    if (tensor->count > load->largest) load->largest = tensor->count;
+    load->net->largest = maximum(load->net->largest, tensor->count);
     return RESMAP_OK;
 }
 
@@ -181,7 +183,7 @@ static block load_block(loader *load, const char *prefix, size_t channels, size_
     b.ffn_out = place_of(load, "%s.ffn.project_out.weight", prefix);
     b.first = b.norm1_weight.offset;
     b.count = b.ffn_out.offset + channels * b.hidden - b.first;
-    load->largest = maximum(load->largest, b.count);
+    load->net->largest = maximum(load->net->largest, b.count);
     return b;
 }
 
@@ -254,11 +256,11 @@ static resmap_status upload_tensor(rsm_network *net, const placement *p, const f
 static resmap_status upload(loader *load)
 {
     rsm_network *net = load->net;
-    float *values = malloc(rsm_bytes(load->largest, sizeof *values));
+    float *values = malloc(rsm_bytes(net->largest, sizeof *values));
     resmap_status status = RESMAP_OK;
 
-    if (values == NULL) return rsm_no_memory(net->env, load->largest * sizeof *values);
-    if (net->storage == RSM_FP16) RSM_CHECK(rsm_buffer_create(net->device, load->largest, &net->expanded));
+    if (values == NULL) return rsm_no_memory(net->env, net->largest * sizeof *values);
+    if (net->storage == RSM_FP16) RSM_CHECK(rsm_buffer_create(net->device, net->largest, &net->expanded));
     for (size_t i = 0; i < load->count; i++) {
         const placement *p = &load->places[i];
         rsm_tensor_to_float(p->tensor, values);
@@ -267,6 +269,13 @@ static resmap_status upload(loader *load)
 done:
     free(values);
     return status;
+}
+
+static resmap_status make_prompt_bias(rsm_network *net, size_t count)
+{
+    RSM_TRY(rsm_buffer_create(net->device, count, &net->prompt_bias));
+    for (int i = 0; i < 3; i++) net->fusion[i].bias.buffer = net->prompt_bias;
+    return RESMAP_OK;
 }
 
 static resmap_status load_network(loader *load)
@@ -300,8 +309,7 @@ static resmap_status load_network(loader *load)
         size_t bias_count = 0;
         for (int i = 0; i < 3; i++)
             RSM_TRY(load_fusion(load, i, level_channels(net, i + 1), c->heads[i + 1], &bias_count));
-        RSM_TRY(rsm_buffer_create(net->device, bias_count, &net->prompt_bias));
-        for (int i = 0; i < 3; i++) net->fusion[i].bias.buffer = net->prompt_bias;
+        RSM_TRY(make_prompt_bias(net, bias_count));
         RSM_TRY(host_tensor(net, "classifier.fc1.weight", &net->fc1_weight));
         RSM_TRY(host_tensor(net, "classifier.fc1.bias", &net->fc1_bias));
         RSM_TRY(host_tensor(net, "classifier.fc2.weight", &net->fc2_weight));
@@ -331,9 +339,32 @@ resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *
     return status;
 }
 
-void rsm_network_free(rsm_network *net)
+resmap_status rsm_network_share(rsm_network *network, rsm_device *worker, rsm_network **shared)
 {
-    if (net == NULL) return;
+    rsm_network *net = malloc(sizeof *net);
+    resmap_status status = RESMAP_OK;
+
+    if (net == NULL) return rsm_no_memory(rsm_device_env(worker), sizeof *net);
+    *net = *network;
+    if (net->owner == NULL) net->owner = network;
+    net->device = worker;
+    net->env = rsm_device_env(worker);
+    net->prompt_bias = net->expanded = NULL;
+    net->has_prompt = 0;
+    if (network->prompt_bias != NULL)
+        RSM_CHECK(make_prompt_bias(net, rsm_buffer_count(network->prompt_bias)));
+    if (net->storage == RSM_FP16) RSM_CHECK(rsm_buffer_create(worker, net->largest, &net->expanded));
+    /* The weights may still be on their way. */
+    RSM_CHECK(rsm_device_finish(network->device));
+    *shared = net;
+    return RESMAP_OK;
+done:
+    rsm_network_free(net);
+    return status;
+}
+
+static void free_owned(rsm_network *net)
+{
     for (int i = 0; i < LEVELS; i++) free(net->encoder[i].blocks);
     for (int i = 0; i < 3; i++) {
         free(net->decoder[i].blocks);
@@ -346,10 +377,21 @@ void rsm_network_free(rsm_network *net)
     free(net->fc1_bias);
     free(net->fc2_weight);
     free(net->fc2_bias);
-    rsm_buffer_free(net->prompt_bias);
     rsm_buffer_free(net->weights);
+}
+
+void rsm_network_free(rsm_network *net)
+{
+    if (net == NULL) return;
+    if (net->owner == NULL) free_owned(net);
+    rsm_buffer_free(net->prompt_bias);
     rsm_buffer_free(net->expanded);
     free(net);
+}
+
+rsm_network *rsm_network_owner(const rsm_network *net)
+{
+    return net->owner;
 }
 
 rsm_device *rsm_network_device(const rsm_network *net)
@@ -522,6 +564,33 @@ static resmap_status touch(rsm_plan *plan)
     return rsm_device_finish(plan->device);
 }
 
+static rsm_plan *empty_plan(rsm_network *net, size_t height, size_t width)
+{
+    rsm_plan *plan = calloc(1, sizeof *plan);
+
+    if (plan == NULL) return NULL;
+    plan->net = net;
+    plan->device = net->device;
+    plan->env = net->env;
+    plan->config = net->config;
+    plan->height = height;
+    plan->width = width;
+    return plan;
+}
+
+resmap_status rsm_plan_share(const rsm_plan *plan, rsm_network *net, rsm_plan **shared)
+{
+    rsm_plan *second = empty_plan(net, plan->height, plan->width);
+    resmap_status status;
+
+    if (second == NULL) return rsm_no_memory(net->env, sizeof *second);
+    status = allocate(second, plan->height, plan->width, plan->scratch_count);
+    if (status == RESMAP_OK) status = touch(second);
+    if (status == RESMAP_OK) *shared = second;
+    else rsm_plan_free(second);
+    return status;
+}
+
 resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm_plan **result)
 {
     /* Enough work in each launch, and few rows copied from band to band; on CPUs what the caches hold from one
@@ -531,19 +600,13 @@ resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm
     const rsm_variant *tuned = rsm_tuned(net->device, RSM_TUNE_BANDS);
     const block *widest = net->refinement.blocks;
     size_t scratch, smaller;
-    rsm_plan *plan = calloc(1, sizeof *plan);
+    rsm_plan *plan = empty_plan(net, height, width);
     resmap_status status;
 
     if (plan == NULL) return rsm_no_memory(net->env, sizeof *plan);
     if (tuned != NULL) preferred = ((size_t)tuned->values[0] << 20) / sizeof(float);
     preferred = taken(net->storage, preferred);   /* as many rows in half the memory */
     preferred = maximum(preferred, scratch_need(net, FEED_FORWARD, widest->channels, widest->hidden, width, 8));
-    plan->net = net;
-    plan->device = net->device;
-    plan->env = net->env;
-    plan->config = net->config;
-    plan->height = height;
-    plan->width = width;
     for (;;) {
         scratch = network_need(net, height, width, preferred);
         status = allocate(plan, height, width, scratch);
@@ -991,6 +1054,8 @@ resmap_status rsm_plan_save(rsm_plan *plan, int on_host, rsm_encoding *encoding)
         else RSM_CHECK(rsm_buffer_copy(plan->device, saved.device, at, p->count, p->buffer, p->offset, p->count, p->count, 1));
         at += p->count;
     }
+    /* Others have queues of their own. */
+    RSM_CHECK(rsm_device_finish(plan->device));
     *encoding = saved;
     return RESMAP_OK;
 done:

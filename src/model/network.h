@@ -21,6 +21,11 @@ typedef struct rsm_plan rsm_plan;
 resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *model, rsm_storage storage,
                                  rsm_network **network);
 void rsm_network_free(rsm_network *network);
+/* The same network for a further worker (rsm_device_share) on its device: with the weights of `network`,
+ * which must outlive it, and a prompt of its own. */
+resmap_status rsm_network_share(rsm_network *network, rsm_device *worker, rsm_network **shared);
+/* Whose weights it has; NULL: its own. */
+rsm_network *rsm_network_owner(const rsm_network *network);
 rsm_device *rsm_network_device(const rsm_network *network);
 const struct resmap_model *rsm_network_model(const rsm_network *network);
 rsm_storage rsm_network_storage(const rsm_network *network);
@@ -36,6 +41,9 @@ void rsm_network_classify(const rsm_network *network, const float *pooled, doubl
 /* Allocates maps and scratch for slices of height x width (multiples of 8), with smaller bands where memory is short.
  * RESMAP_NO_DEVICE_MEMORY when bands of two rows do not fit. Freed before the network. */
 resmap_status rsm_plan_create(rsm_network *network, size_t height, size_t width, rsm_plan **plan);
+/* The same plan for a network that shares the plan's, so that both give the same bits:
+ * RESMAP_NO_DEVICE_MEMORY where there is no room for as large bands. */
+resmap_status rsm_plan_share(const rsm_plan *plan, rsm_network *network, rsm_plan **shared);
 void rsm_plan_free(rsm_plan *plan);
 /* Rows a band at full resolution. */
 size_t rsm_plan_band_rows(const rsm_plan *plan);
@@ -53,7 +61,8 @@ typedef struct rsm_encoding {
 } rsm_encoding;
 /* Elements of an encoding. */
 size_t rsm_plan_encoding_count(const rsm_plan *plan);
-/* Keeps the present encoding on the device or the host. */
+/* Keeps the present encoding on the device or the host. A plan that shares this one may load it, too, from
+ * another thread, once the call has returned. */
 resmap_status rsm_plan_save(rsm_plan *plan, int on_host, rsm_encoding *encoding);
 resmap_status rsm_plan_load(rsm_plan *plan, const rsm_encoding *encoding);
 void rsm_encoding_clear(rsm_encoding *encoding);

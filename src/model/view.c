@@ -47,20 +47,40 @@ static size_t tile_start(size_t index, size_t length, size_t tile)
     return start + tile > length ? length - tile : start;
 }
 
-resmap_status rsm_view_create(rsm_network *net, size_t height, size_t width, rsm_view **result)
+static rsm_view *empty_view(rsm_network *net, size_t height, size_t width)
 {
-    rsm_env *env = rsm_device_env(rsm_network_device(net));
     rsm_view *view = calloc(1, sizeof *view);
-    size_t count;
-    resmap_status status;
 
-    if (view == NULL) return rsm_no_memory(env, sizeof *view);
+    if (view == NULL) return NULL;
     view->net = net;
-    view->env = env;
+    view->env = rsm_device_env(rsm_network_device(net));
     view->height = height;
     view->width = width;
     view->padded_height = view->tile_height = round_up(height);
     view->padded_width = view->tile_width = round_up(width);
+    return view;
+}
+
+/* The host's memory of a view that has its plan. */
+static resmap_status equip(rsm_view *view)
+{
+    size_t count = rsm_bytes(view->padded_height * view->padded_width, sizeof *view->padded);
+
+    view->padded = malloc(count);
+    view->result = malloc(count);
+    if (view->padded == NULL || view->result == NULL) return rsm_no_memory(view->env, count);
+    if (!rsm_view_tiled(view)) return RESMAP_OK;
+    view->tile = malloc(rsm_bytes(view->tile_height * view->tile_width, sizeof *view->tile));
+    view->weight = malloc(count);
+    return view->tile == NULL || view->weight == NULL ? rsm_no_memory(view->env, count) : RESMAP_OK;
+}
+
+resmap_status rsm_view_create(rsm_network *net, size_t height, size_t width, rsm_view **result)
+{
+    rsm_view *view = empty_view(net, height, width);
+    resmap_status status;
+
+    if (view == NULL) return rsm_no_memory(rsm_device_env(rsm_network_device(net)), sizeof *view);
     for (;;) {
         status = rsm_plan_create(net, view->tile_height, view->tile_width, &view->plan);
         if (status != RESMAP_NO_DEVICE_MEMORY) break;
@@ -68,19 +88,24 @@ resmap_status rsm_view_create(rsm_network *net, size_t height, size_t width, rsm
         if (view->tile_height >= view->tile_width) view->tile_height = round_up(view->tile_height / 2);
         else view->tile_width = round_up(view->tile_width / 2);
     }
-    if (status != RESMAP_OK) goto done;
-    count = rsm_bytes(view->padded_height * view->padded_width, sizeof *view->padded);
-    view->padded = malloc(count);
-    view->result = malloc(count);
-    if (view->padded == NULL || view->result == NULL) status = rsm_no_memory(env, count);
-    if (status == RESMAP_OK && rsm_view_tiled(view)) {
-        view->tile = malloc(rsm_bytes(view->tile_height * view->tile_width, sizeof *view->tile));
-        view->weight = malloc(count);
-        if (view->tile == NULL || view->weight == NULL) status = rsm_no_memory(env, count);
-    }
-done:
+    if (status == RESMAP_OK) status = equip(view);
     if (status != RESMAP_OK) rsm_view_free(view);
     else *result = view;
+    return status;
+}
+
+resmap_status rsm_view_share(const rsm_view *view, rsm_network *net, rsm_view **shared)
+{
+    rsm_view *second = empty_view(net, view->height, view->width);
+    resmap_status status;
+
+    if (second == NULL) return rsm_no_memory(rsm_device_env(rsm_network_device(net)), sizeof *second);
+    second->tile_height = view->tile_height;
+    second->tile_width = view->tile_width;
+    status = rsm_plan_share(view->plan, net, &second->plan);
+    if (status == RESMAP_OK) status = equip(second);
+    if (status != RESMAP_OK) rsm_view_free(second);
+    else *shared = second;
     return status;
 }
 

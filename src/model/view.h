@@ -9,6 +9,9 @@ typedef struct rsm_view rsm_view;
 
 /* For slices of height x width, any from 1 x 1 up. Freed before the network. */
 resmap_status rsm_view_create(rsm_network *network, size_t height, size_t width, rsm_view **view);
+/* The same view for a network that shares the view's: RESMAP_NO_DEVICE_MEMORY where there is no room for as
+ * large bands and tiles. */
+resmap_status rsm_view_share(const rsm_view *view, rsm_network *network, rsm_view **shared);
 void rsm_view_free(rsm_view *view);
 /* Whether slices are cut into independent tiles (blended where they overlap), which changes the result. */
 int rsm_view_tiled(const rsm_view *view);
