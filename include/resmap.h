@@ -97,8 +97,9 @@ RESMAP_API resmap_status resmap_list_devices(resmap_context *context, const resm
  *
  * Several may be opened, which share the slices of a volume: "all" (every usable device, but one driver for
  * the CPU), or a list, "0,2". "0/2" is two devices, each half of device 0; a device named twice works on two
- * slices at a time. The library then starts a thread for each while resmap_restore or resmap_classify works:
- * the progress callback is called in the caller's thread all the same, the log in any, never two at a time.
+ * slices at a time. So does one named once where its tuning found that faster. The library then starts a
+ * thread for each slice in work while resmap_restore or resmap_classify works: the progress callback is
+ * called in the caller's thread all the same, the log in any, never two at a time.
  * One that fails is left out with a warning, and what it had to do is done by the others. */
 RESMAP_API resmap_status resmap_open_device(resmap_context *context, const char *specification);
 /* The opened device; of several number `index` (0: the first); NULL: there is none such. */
@@ -196,7 +197,8 @@ typedef struct resmap_device_report {
     char *name, *platform, *driver;
     const char *precision;       /* "fp32", "fp16"; "fp64" on the reference */
     size_t slices;               /* taken, in all steps: classified and then restored counts twice */
-    double seconds;              /* in the network, transfers included */
+    size_t workers;              /* that worked on slices side by side; 0: the device was left out */
+    double seconds;              /* in the network, transfers included: the mean over the workers */
 } resmap_device_report;
 
 typedef struct resmap_report {
@@ -216,7 +218,7 @@ typedef struct resmap_report {
     size_t volume_count;
     resmap_volume_report *volumes;
     double seconds_setup, seconds_read, seconds_compute, seconds_write, seconds_total;
-    double seconds_network;      /* of seconds_compute, those in the network: the mean over the devices */
+    double seconds_network;      /* of seconds_compute, those in the network: the mean over all workers */
     uint64_t device_bytes_peak;  /* of all devices together */
 } resmap_report;
 
@@ -330,7 +332,8 @@ typedef struct resmap_tune_options {
 /* Fills in the defaults. */
 RESMAP_API void resmap_tune_options_init(resmap_tune_options *options);
 
-/* One variant of one operation. The last operation is "precision", of the whole network: "fp32" or "fp16". */
+/* One variant of one operation. The last operations are the whole network: "precision", "fp32" or "fp16", and
+ * "workers", how many slices of a volume are worked on side by side. */
 typedef struct resmap_trial {
     const char *operation, *variant;   /* static; variant "default": what is taken without a tuning */
     double error;                /* of a small task, against plain C: max |a-b| / max |b|; NaN: not run, or failed */
@@ -353,16 +356,20 @@ typedef struct resmap_tuning {
     resmap_trial *trials;        /* by operation, its default first; operations of little weight are left out */
 } resmap_tuning;
 
-/* Tunes the opened device for this model's operations, keeps the file (in place of an older one), and takes the
- * winners at once. Whether fp16 makes this network at least 5 % faster is measured too, and what was found for networks
- * of other shapes is kept; that of the first use does it on GPUs only. Every variant is compared with plain C before it is measured, and the whole network with the winners
- * afterwards. Winners that do not make the network faster are not taken. On failure and when cancelled everything stays
- * as it was. RESMAP_BAD_ARGUMENT when several devices are opened; RESMAP_NO_DEVICE when none is, or the reference;
- * RESMAP_IO when the file cannot be kept (no cache folder, not writable, RESMAP_TUNING is "off", RESMAP_GEMM forces
- * kernels) or another process is tuning; RESMAP_SELF_CHECK_FAILED when the network computes wrongly in the end. tuning
- * may be NULL.
- * A full tuning of a device that CLBlast suits tries other parameters of CLBlast, and the process cannot go back to
- * CLBlast's own: where those won, restorations by this process may differ from later ones in the last digits. */
+/* Tunes the opened device for this model's operations, keeps the file (in place of an older one), and
+ * takes the winners at once. Whether fp16, and working on two slices of a volume side by side, make this
+ * network at least 5 % faster is measured too, and what was found for networks of other shapes is kept;
+ * the tuning of the first use measures fp16 on GPUs only, and a quick one the two slices only where that
+ * takes seconds. Every variant is compared with plain C before it is measured, and the whole network with
+ * the winners afterwards; two slices side by side must come out as they do one by one, to the bit. Winners
+ * that do not make the network faster are not taken. On failure and when cancelled everything stays as it
+ * was. RESMAP_BAD_ARGUMENT when several devices are opened; RESMAP_NO_DEVICE when none is, or the
+ * reference; RESMAP_IO when the file cannot be kept (no cache folder, not writable, RESMAP_TUNING is
+ * "off", RESMAP_GEMM forces kernels) or another process is tuning; RESMAP_SELF_CHECK_FAILED when the
+ * network computes wrongly in the end. tuning may be NULL.
+ * A full tuning of a device that CLBlast suits tries other parameters of CLBlast, and the process cannot
+ * go back to CLBlast's own: where those won, restorations by this process may differ from later ones in
+ * the last digits. */
 RESMAP_API resmap_status resmap_tune(resmap_context *context, resmap_model *model, const resmap_tune_options *options,
                                      resmap_tuning **tuning);
 RESMAP_API void resmap_tuning_free(resmap_tuning *tuning);

@@ -273,6 +273,7 @@ static char *storage_on(const rsm_device *device, const resmap_model *model, rsm
 
     rsm_config_shape(&model->config, shape);
     preference = rsm_preferred(device, shape);
+    if (preference != NULL && preference->fp16_percent == 0) preference = NULL;
     *storage = preference != NULL ? preference->storage : RSM_FP32;
     if (rsm_device_is_reference(device)) return rsm_strdup("the reference computes in float64");
     if (preference == NULL) return rsm_format("fp16 was not measured with such a network on %s", name);
@@ -420,6 +421,75 @@ static resmap_status fill_report(resmap_context *context, const resmap_model *mo
     return RESMAP_OK;
 }
 
+/* The networks that a volume is given to: the context's, and behind them those of further workers. */
+typedef struct team {
+    rsm_network **networks;
+    size_t count, first_count;   /* first_count: the context's */
+} team;
+
+static void dismiss(team *t)
+{
+    while (t->count > t->first_count) {
+        rsm_network *network = t->networks[--t->count];
+        rsm_device *worker = rsm_network_device(network);
+        rsm_network_free(network);
+        rsm_device_close(worker);
+    }
+    free(t->networks);
+}
+
+/* How many workers the device of network number i should have. One opened twice, or in parts, has several. */
+static int workers_wanted(const resmap_context *context, size_t i)
+{
+    const rsm_device *device = rsm_network_device(context->networks[i]);
+    char shape[RSM_SHAPE_LENGTH];
+
+    for (size_t k = 0; k < context->opened_count; k++)
+        if (context->opened[k] != device &&
+            rsm_device_info(context->opened[k])->index == rsm_device_info(device)->index) return 1;
+    rsm_config_shape(&rsm_network_model(context->networks[i])->config, shape);
+    return rsm_device_is_reference(device) ? 1 : rsm_preferred_workers(device, shape);
+}
+
+static resmap_status hire_one(rsm_network *network, team *t)
+{
+    rsm_device *worker;
+    resmap_status status;
+
+    RSM_TRY(rsm_device_share(rsm_network_device(network), &worker));
+    status = rsm_network_share(network, worker, &t->networks[t->count]);
+    if (status == RESMAP_OK) {
+        t->count++;
+        return RESMAP_OK;
+    }
+    rsm_fail(rsm_device_env(rsm_network_device(network)), status, "%s", rsm_device_env(worker)->error);
+    rsm_device_close(worker);
+    return status;
+}
+
+/* A further worker that a device has no memory or queue for is done without. On failure, too, *t is to be
+ * dismissed. */
+static resmap_status hire(resmap_context *context, team *t)
+{
+    rsm_env *env = &context->env;
+    size_t most = context->network_count * RSM_MOST_WORKERS;
+
+    t->networks = calloc(most, sizeof *t->networks);
+    if (t->networks == NULL) return rsm_no_memory(env, most * sizeof *t->networks);
+    t->count = t->first_count = context->network_count;
+    memcpy(t->networks, context->networks, t->count * sizeof *t->networks);
+    for (size_t i = 0; i < t->first_count; i++) {
+        const rsm_env *own = rsm_device_env(rsm_network_device(t->networks[i]));
+        resmap_status status = RESMAP_OK;
+        for (int k = workers_wanted(context, i); k > 1 && status == RESMAP_OK; k--)
+            status = hire_one(t->networks[i], t);
+        if (status == RESMAP_OK) continue;
+        if (!rsm_is_device_failure(status)) return rsm_fail(env, status, "%s", own->error);
+        rsm_log(env, RESMAP_LOG_INFO, "done without a further worker: %s", own->error);
+    }
+    return RESMAP_OK;
+}
+
 /* Restores or (output NULL) classifies; *report is made here, and freed on failure. */
 static resmap_status run_cascade(resmap_context *context, resmap_model *model, const resmap_image *input,
                                  const resmap_image *mask, const resmap_options *options, resmap_image **output,
@@ -429,6 +499,7 @@ static resmap_status run_cascade(resmap_context *context, resmap_model *model, c
     double start = rsm_seconds(), ready;
     resmap_image *restored = NULL;
     resmap_report *report = calloc(1, sizeof *report);
+    team t = {NULL, 0, 0};
     uint64_t now;
     resmap_status status;
 
@@ -439,8 +510,9 @@ static resmap_status run_cascade(resmap_context *context, resmap_model *model, c
     RSM_CHECK(fill_report(context, model, report));
     ready = rsm_seconds();
     if (output != NULL) RSM_CHECK(rsm_image_like(env, input, &restored));
-    RSM_CHECK(rsm_cascade_run(env, context->networks, context->network_count, input, mask, options,
-                              output == NULL, restored, report));
+    RSM_CHECK(hire(context, &t));
+    RSM_CHECK(rsm_cascade_run(env, t.networks, t.count, input, mask, options, output == NULL, restored,
+                              report));
     report->seconds_setup = context->seconds_opening + ready - start;
     context->seconds_opening = 0;
     report->seconds_compute = rsm_seconds() - ready;
@@ -448,8 +520,9 @@ static resmap_status run_cascade(resmap_context *context, resmap_model *model, c
     resmap_device_bytes(context, &now, &report->device_bytes_peak);
     *result = report;
     if (output != NULL) *output = restored;
-    return RESMAP_OK;
 done:
+    dismiss(&t);
+    if (status == RESMAP_OK) return RESMAP_OK;
     resmap_image_free(restored);
     resmap_report_free(report);
     return status;

@@ -212,8 +212,8 @@ typedef struct rsm_tuning_failure {
     const char *why;
 } rsm_tuning_failure;
 resmap_status rsm_tuning_begin(rsm_device *device, rsm_tuning_file **file);
-/* Writes the variants that the device takes now, and its preferences with `preference` (NULL: none is new) among them,
- * whole or not at all. made: how, for people. */
+/* Writes the variants that the device takes now, and its preferences with what was measured of `preference`
+ * (NULL: none is new) among them, whole or not at all. made: how, for people. */
 resmap_status rsm_tuning_keep(rsm_tuning_file *file, const char *made, const rsm_preference *preference,
                               const rsm_tuning_failure *failures, size_t failure_count);
 void rsm_tuning_end(rsm_tuning_file *file);

@@ -1,7 +1,7 @@
 /* Tunings on disk: a text file a device in the folder "tuning" of the cache folder, to be read, edited and
  * deleted by people. It is believed only when every line is understood and it was made on this device, with this
  * driver and these kernels. What a device cannot do (lines "fails") is kept apart from what it is fastest with
- * (lines "use", and for networks of one shape "precision"). */
+ * (lines "use", and for networks of one shape "precision" and "workers"). */
 #include "device/device_private.h"
 
 #include <ctype.h>
@@ -17,8 +17,9 @@
 
 #include "device/kernels.h"
 
-#define FIRST_LINE "resmap tuning 2"
-#define OLDER_FIRST_LINE "resmap tuning 1"       /* knew no preferences */
+#define FIRST_LINE "resmap tuning 3"
+/* 1 knew no preferences, 2 no workers. */
+static const char *const first_lines[] = {FIRST_LINE, "resmap tuning 2", "resmap tuning 1"};
 enum { MOST_BYTES = 1 << 16 };
 
 struct rsm_tuning_file {
@@ -140,21 +141,49 @@ static size_t find_preference(const rsm_preference *preferences, size_t count, c
     return i;
 }
 
-/* "NETWORK fp16 131%" */
-static const char *take_precision(reading *r, const char *text)
+/* The preference of a network, perhaps a new one; NULL: there is no room. */
+static rsm_preference *preference_of(reading *r, const char *network)
 {
-    rsm_preference p;
-    char storage[8], percent, more;
+    size_t i = find_preference(r->preferences, r->preference_count, network);
+    if (i == RSM_PREFERENCES) return NULL;
+    if (i == r->preference_count) {
+        memset(&r->preferences[i], 0, sizeof r->preferences[i]);
+        snprintf(r->preferences[i].network, sizeof r->preferences[i].network, "%s", network);
+        r->preference_count++;
+    }
+    return &r->preferences[i];
+}
+
+/* "NETWORK fp16 131%" or "NETWORK 2 112%" */
+static const char *take_preference(reading *r, const char *text, int about_workers)
+{
+    rsm_preference *p;
+    char network[128], what[8], percent_sign, more;
+    int percent;
     /* Whole numbers: the decimal point depends on the locale. */
-    if (sscanf(text, "%127s %7s %5d%c%c", p.network, storage, &p.fp16_percent, &percent, &more) != 4
-        || percent != '%' || p.fp16_percent <= 0) return "not understood";
-    p.storage = strcmp(storage, "fp16") == 0 ? RSM_FP16 : RSM_FP32;
-    if (p.storage == RSM_FP32 && strcmp(storage, "fp32") != 0) return "no such precision";
-    if (find_preference(r->preferences, r->preference_count, p.network) < r->preference_count)
-        return "a network twice";
-    if (r->preference_count == RSM_PREFERENCES) return "too many networks";
-    r->preferences[r->preference_count++] = p;
+    if (sscanf(text, "%127s %7s %5d%c%c", network, what, &percent, &percent_sign, &more) != 4
+        || percent_sign != '%' || percent <= 0) return "not understood";
+    p = preference_of(r, network);
+    if (!p) return "too many networks";
+    if (about_workers) {
+        if (what[0] < '1' || what[0] > '0' + RSM_MOST_WORKERS || what[1] != '\0') return "no such number";
+        if (p->workers_percent > 0) return "a network twice";
+        p->workers = what[0] - '0';
+        p->workers_percent = percent;
+    } else {
+        if (strcmp(what, "fp16") != 0 && strcmp(what, "fp32") != 0) return "no such precision";
+        if (p->fp16_percent > 0) return "a network twice";
+        p->storage = strcmp(what, "fp16") == 0 ? RSM_FP16 : RSM_FP32;
+        p->fp16_percent = percent;
+    }
     return NULL;
+}
+
+static int is_first_line(const char *line)
+{
+    for (size_t i = 0; i < sizeof first_lines / sizeof first_lines[0]; i++)
+        if (strcmp(line, first_lines[i]) == 0) return 1;
+    return 0;
 }
 
 /* One line after the first; NULL, or what is wrong with it. */
@@ -182,7 +211,9 @@ static const char *take_line(reading *r, char *line)
         r->seen[what] = 1;
         r->tuned[what] = variant;
     } else if (strncmp(line, "precision ", 10) == 0) {
-        return take_precision(r, line + 10);
+        return take_preference(r, line + 10, 0);
+    } else if (strncmp(line, "workers ", 8) == 0) {
+        return take_preference(r, line + 8, 1);
     } else if (sscanf(line, "fails %63s %63s", name, variant_name) == 2) {
         if (!find(r->device, name, variant_name, &what, &variant)) return "no such operation or variant here";
     } else {
@@ -205,8 +236,7 @@ static const char *parse(reading *r, char *text, int *line)
         if (*line > 1) {
             wrong = take_line(r, text);
         } else {
-            wrong = strcmp(text, FIRST_LINE) == 0 || strcmp(text, OLDER_FIRST_LINE) == 0
-                ? NULL : "not a tuning file of this version";
+            wrong = is_first_line(text) ? NULL : "not a tuning file of this version";
             r->stale = wrong && strncmp(text, "resmap tuning ", 14) == 0;
         }
         if (wrong) return wrong;
@@ -333,6 +363,15 @@ const rsm_preference *rsm_preferred(const rsm_device *device, const char *networ
     return i < device->preference_count ? &device->preferences[i] : NULL;
 }
 
+/* Several only where that was measured, on GPUs too: the self-check runs alone, so it is the measuring that
+ * finds out whether a driver computes rightly while two queues are busy; and few devices come to a volume
+ * untuned. */
+int rsm_preferred_workers(const rsm_device *device, const char *network)
+{
+    const rsm_preference *p = rsm_preferred(device, network);
+    return p && p->workers_percent > 0 ? p->workers : 1;
+}
+
 /* ---- Writing ---- */
 
 resmap_status rsm_tuning_begin(rsm_device *device, rsm_tuning_file **result)
@@ -390,16 +429,35 @@ static void write_line(FILE *stream, const char *format, ...)
     fprintf(stream, "%s\n", line);
 }
 
-/* Puts it in the place of one for such networks, or last, where there is no room in that of the oldest. */
+/* Puts what it says in the place of what was said of such networks, or last, where there is no room in the
+ * place of the oldest. */
 static size_t add_preference(rsm_preference *preferences, size_t count, const rsm_preference *added)
 {
     size_t at = find_preference(preferences, count, added->network);
+    rsm_preference merged = *added;
     if (at == RSM_PREFERENCES) {
         memmove(preferences, preferences + 1, (RSM_PREFERENCES - 1) * sizeof *preferences);
         at = --count;
     }
-    preferences[at] = *added;
+    if (at < count && added->fp16_percent == 0) {
+        merged.storage = preferences[at].storage;
+        merged.fp16_percent = preferences[at].fp16_percent;
+    }
+    if (at < count && added->workers_percent == 0) {
+        merged.workers = preferences[at].workers;
+        merged.workers_percent = preferences[at].workers_percent;
+    }
+    preferences[at] = merged;
     return at == count ? count + 1 : count;
+}
+
+static void write_preference(FILE *stream, const rsm_preference *p)
+{
+    if (p->fp16_percent > 0)
+        write_line(stream, "precision %s %s %d%%", p->network, p->storage == RSM_FP16 ? "fp16" : "fp32",
+                   p->fp16_percent);
+    if (p->workers_percent > 0)
+        write_line(stream, "workers %s %d %d%%", p->network, p->workers, p->workers_percent);
 }
 
 resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_preference *preference,
@@ -426,10 +484,10 @@ resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_pr
             write_line(t->stream, "use %s %s", rsm_tunable_name((rsm_tunable)i),
                        device->tuned[i] ? device->tuned[i]->name : "default");
         if (preference_count > 0)
-            fprintf(t->stream, "# What \"auto\" takes for networks of one shape; fp16's speed, fp32's being 100%%.\n");
-        for (size_t i = 0; i < preference_count; i++)
-            write_line(t->stream, "precision %s %s %d%%", preferences[i].network,
-                       preferences[i].storage == RSM_FP16 ? "fp16" : "fp32", preferences[i].fp16_percent);
+            fprintf(t->stream, "# What is taken for networks of one shape: the precision of \"auto\", and fp16's "
+                    "speed, fp32's\n# being 100%%; slices of a volume worked on side by side, and two's speed, "
+                    "one's being 100%%.\n");
+        for (size_t i = 0; i < preference_count; i++) write_preference(t->stream, &preferences[i]);
         if (failure_count > 0) fprintf(t->stream, "# What the device cannot do, or does wrongly.\n");
         for (size_t i = 0; i < failure_count; i++)
             write_line(t->stream, "fails %s %s %s", rsm_tunable_name(failures[i].what),

@@ -18,9 +18,11 @@ enum { DEFAULT_STEPS = 3, NOBODY = -1 };
 /* Where encodings wait, in order of preference. */
 typedef enum place { ON_DEVICE, ON_HOST, NOWHERE } place;
 
-/* A device with what it needs to work on a slice. One thread at a time uses it. */
+/* A device, or a further worker on one, with what it needs to work on a slice. One thread at a time
+ * uses it. */
 typedef struct worker {
     struct cascade *cascade;
+    size_t first;                /* the number of its device's first worker */
     rsm_env *env;                /* the device's */
     rsm_network *net;
     rsm_view *full, *shrunken;   /* shrunken: NULL unless the model asks for it */
@@ -53,7 +55,7 @@ typedef struct cascade {
     size_t *foreground;          /* voxels above the mean, for each slice */
     double *probabilities;       /* slices x classes, of this step */
     rsm_encoding *encodings;     /* slices x 2: full, shrunken */
-    int *owners;                 /* which worker's encodings they are; NOBODY: there are none */
+    int *owners;                 /* the first worker on the device that has them; NOBODY: there are none */
     unsigned char *stopped;      /* deciding by slice: slices found clean */
     double *fields;              /* slices x 2: sum of the field undone in this step over the foreground, voxels there */
 
@@ -282,7 +284,8 @@ static uint64_t host_cap(const worker *w)
     return HOST_CAP / w->cascade->worker_count;
 }
 
-/* Device memory for waiting encodings: half of what is left under the limit; a CPU device's memory is the host's. */
+/* Device memory for waiting encodings: half of what is left under the limit and by the device's other
+ * workers; a CPU device's memory is the host's. */
 static uint64_t device_cap(const worker *w)
 {
     rsm_device *device = rsm_network_device(w->net);
@@ -329,7 +332,7 @@ static resmap_status keep_encodings(worker *w, size_t s)
         status = keep_encoding(w, w->shrunken, &kept[1]);
     w->seconds += rsm_seconds() - start;
     if (status == RESMAP_OK) {
-        c->owners[s] = (int)(w - c->workers);
+        c->owners[s] = (int)w->first;
     } else {                     /* the slice may go to another */
         rsm_encoding_clear(&kept[0]);
         rsm_encoding_clear(&kept[1]);
@@ -447,20 +450,20 @@ static void note_restored(resmap_slice_report *slice, int class_index)
     if (slice->step_count < RESMAP_MAX_STEPS) slice->steps[slice->step_count++] = class_index;
 }
 
-/* Encodings cannot leave their device: a worker takes its own slices first, and those of others last, to
+/* Encodings cannot leave their device: a worker takes its device's slices first, and those of others last, to
  * encode them anew. */
 static int own_first(const void *data, size_t i, size_t s)
 {
     const cascade *c = data;
 
-    return c->owners[s] == (int)i ? 0 : c->owners[s] == NOBODY ? 1 : 2;
+    return c->owners[s] == (int)c->workers[i].first ? 0 : c->owners[s] == NOBODY ? 1 : 2;
 }
 
 static resmap_status restore_one(void *data, size_t i, size_t s)
 {
     cascade *c = data;
     worker *w = &c->workers[i];
-    rsm_encoding *own = c->owners[s] == (int)i ? &c->encodings[2 * s] : NULL;
+    rsm_encoding *own = c->owners[s] == (int)w->first ? &c->encodings[2 * s] : NULL;
 
     RSM_TRY(set_prompt(w, c->class_index, 0));
     load_slice(w, s);
@@ -730,6 +733,46 @@ static resmap_status explain_memory(const worker *w, resmap_status status)
                     "(%s)", c->input_name, c->slicing.width, c->slicing.height, w->env->error);
 }
 
+static int is_first(const cascade *c, size_t i)
+{
+    return c->workers[i].first == i;
+}
+
+/* A further worker's views: as the first one's, else the result would depend on who takes which slice. */
+static resmap_status share_views(worker *w)
+{
+    const worker *first = &w->cascade->workers[w->first];
+
+    if (first->shrunken != NULL) RSM_TRY(rsm_view_share(first->shrunken, w->net, &w->shrunken));
+    return rsm_view_share(first->full, w->net, &w->full);
+}
+
+static void free_views(worker *w)
+{
+    rsm_view_free(w->full);
+    rsm_view_free(w->shrunken);
+    w->full = w->shrunken = NULL;
+}
+
+/* The views of further workers, which come behind all first ones. One that does not fit is done without: its
+ * device works as it would have without it. */
+static resmap_status make_further_views(cascade *c)
+{
+    for (size_t i = c->worker_count; i-- > 0 && !is_first(c, i);) {
+        worker *w = &c->workers[i];
+        resmap_status made = c->sharers[w->first].lost
+            ? rsm_fail(w->env, RESMAP_DEVICE_FAILED, "its device is left out") : share_views(w);
+        if (made == RESMAP_OK) continue;
+        if (!rsm_is_device_failure(made)) return rsm_fail(c->env, made, "%s", w->env->error);
+        rsm_log(c->env, RESMAP_LOG_INFO, "done without a further worker: %s", w->env->error);
+        free_views(w);
+        c->worker_count--;
+        c->workers[i] = c->workers[c->worker_count];
+        c->sharers[i] = c->sharers[c->worker_count];
+    }
+    return RESMAP_OK;
+}
+
 /* The views of all workers. A device that has no room for them is left out where others have; so is one
  * that needs smaller tiles than others, as the result would depend on who takes which slice. */
 static resmap_status make_all_views(cascade *c)
@@ -742,7 +785,7 @@ static resmap_status make_all_views(cascade *c)
         c->shrunken_pixels = c->config->class_pixels[k];
     if (c->shrunken_pixels > 0)
         rsm_shrunken_size(height, width, c->shrunken_pixels, &c->shrunken_height, &c->shrunken_width);
-    for (size_t i = 0; i < c->worker_count; i++) {
+    for (size_t i = 0; i < c->worker_count && is_first(c, i); i++) {
         worker *w = &c->workers[i];
         resmap_status made = explain_memory(w, make_views(w));
         if (made != RESMAP_OK) {
@@ -754,7 +797,7 @@ static resmap_status make_all_views(cascade *c)
         }
     }
     if (largest == 0) return rsm_fail(c->env, status, "%s", last->env->error);
-    for (size_t i = 0; i < c->worker_count; i++) {
+    for (size_t i = 0; i < c->worker_count && is_first(c, i); i++) {
         worker *w = &c->workers[i];
         if (w->full == NULL) {
             leave_out(c, i, w->env->error);
@@ -765,7 +808,7 @@ static resmap_status make_all_views(cascade *c)
             leave_out(c, i, w->env->error);
         }
     }
-    return RESMAP_OK;
+    return make_further_views(c);
 }
 
 /* The first worker that takes part; the others are cut alike. */
@@ -781,9 +824,10 @@ static resmap_status describe_devices(const cascade *c, resmap_report *report)
 {
     report->devices = calloc(c->worker_count, sizeof *report->devices);
     if (report->devices == NULL) return rsm_no_memory(c->env, c->worker_count * sizeof *report->devices);
-    report->device_count = c->worker_count;
-    for (size_t i = 0; i < c->worker_count; i++) {
-        resmap_device_report *d = &report->devices[i];
+    for (size_t i = 0; i < c->worker_count; i++)
+        report->devices[c->workers[i].first].workers += !c->sharers[i].lost;
+    for (size_t i = 0; i < c->worker_count && is_first(c, i); i++) {
+        resmap_device_report *d = &report->devices[report->device_count++];
         const rsm_device *device = rsm_network_device(c->workers[i].net);
         const resmap_device *info = rsm_device_info(device);
         d->name = rsm_strdup(info->name);
@@ -862,8 +906,9 @@ static void describe_work(const cascade *c, int classify_only, resmap_report *re
     place worst = ON_DEVICE;
 
     for (size_t i = 0; i < c->worker_count; i++) {
-        report->devices[i].slices = c->sharers[i].done;
-        report->devices[i].seconds = c->workers[i].seconds;
+        resmap_device_report *d = &report->devices[c->workers[i].first];
+        d->slices += c->sharers[i].done;
+        if (d->workers > 0) d->seconds += c->workers[i].seconds / (double)d->workers;
         report->seconds_network += c->workers[i].seconds / (double)c->worker_count;
         if (c->workers[i].worst_place > worst) worst = c->workers[i].worst_place;
     }
@@ -881,6 +926,7 @@ static resmap_status hire(cascade *c, rsm_network *const *networks, size_t count
         worker *w = &c->workers[i];
         w->cascade = c;
         w->net = networks[i];
+        while (w->first < i && networks[w->first] != rsm_network_owner(w->net)) w->first++;
         w->env = c->sharers[i].env = rsm_device_env(rsm_network_device(w->net));
         w->prompt_class = -1;
     }

@@ -167,9 +167,10 @@ static json_t *devices(const resmap_report *report)
         const resmap_device_report *d = &report->devices[i];
 
         if (append(array,
-                   json_pack("{s:o, s:o, s:o, s:o, s:I, s:o}", "name", rsm_json_string(d->name), "platform",
-                             rsm_json_string(d->platform), "driver", rsm_json_string(d->driver), "precision",
-                             rsm_json_string(d->precision), "slices", (json_int_t)d->slices, "seconds",
+                   json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:o}", "name", rsm_json_string(d->name),
+                             "platform", rsm_json_string(d->platform), "driver",
+                             rsm_json_string(d->driver), "precision", rsm_json_string(d->precision),
+                             "slices", (json_int_t)d->slices, "workers", (json_int_t)d->workers, "seconds",
                              rsm_json_number(d->seconds))) != 0) {
             json_decref(array);
             return NULL;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "core/json.h"
+#include "core/share.h"
 #include "model/selfcheck.h"
 #include "model/timing.h"
 #include "nn/nn.h"
@@ -26,16 +27,20 @@ typedef struct effort {
     double run;                  /* seconds that a run may take, else half the slice must do */
     double seconds;              /* after which no second variant of an operation is begun */
     int fp16_on_cpus;            /* whether fp16 is tried there */
+    double workers_seconds;      /* that measuring several workers may take, else it is left */
 } effort;
 
-static const effort full = {"full", 0, 0.003, 1.02, 5, INFINITY, INFINITY, 1};
-static const effort quick = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 1};
+static const effort full = {"full", 0, 0.003, 1.02, 5, INFINITY, INFINITY, 1, INFINITY};
+static const effort quick = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 1, 5};
 /* Quick, and unasked: all kernels are built anew for fp16, which takes PoCL's compiler longer than all the rest, and there
  * is little to be gained on CPUs. */
-static const effort first_use = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 0};
+static const effort first_use = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 0, 5};
 enum { MOST_TURNS = 5 };
 /* Of fp16 over fp32, which is exacter. */
 static const double LEAST_FP16_SPEEDUP = 1.05;
+/* Of two workers over one, which takes less memory. Each turn gives them so many slices. */
+static const double LEAST_WORKERS_SPEEDUP = 1.05;
+enum { WORKERS = 2, WORKERS_SLICES = 6 };
 
 /* A variant on its way; those of one operation follow one another, the rule's first. */
 typedef struct trial {
@@ -45,7 +50,7 @@ typedef struct trial {
 } trial;
 
 typedef struct tuner {
-    rsm_network *net;
+    rsm_network *net, *fp16;     /* fp16: NULL unless it was preferred */
     rsm_device *device, *reference;
     rsm_env *env;
     const effort *effort;
@@ -205,9 +210,9 @@ static int tries_fp16(const tuner *t)
 static resmap_status list_trials(tuner *t, const double seconds[RSM_TUNABLES + 1])
 {
     double all = 0;
-    size_t most = 2;             /* both precisions */
+    size_t most = 4;             /* both precisions, one worker and several */
 
-    t->total = (size_t)tries_fp16(t);
+    t->total = (size_t)tries_fp16(t) + 1;
     for (int i = 0; i <= RSM_TUNABLES; i++) all += seconds[i];
     for (int i = 0; i < RSM_TUNABLES; i++) {
         size_t count;
@@ -502,11 +507,147 @@ static resmap_status try_precision(tuner *t, const char *cache_folder)
     RSM_TRY(run_with_bands(t, rsm_tuned(t->device, RSM_TUNE_BANDS), &once));
     status = rsm_network_create(t->device, rsm_network_model(t->net), RSM_FP16, &net);
     if (status == RESMAP_OK) status = compare_precisions(t, net, fp32, fp16, cache_folder);
-    rsm_network_free(net);
-    if (is_fatal(status)) return status;
-    if (status != RESMAP_OK) RSM_TRY(reject(t, fp16, t->env->error));
     fp16->chosen = t->preference.storage == RSM_FP16;
     fp32->chosen = !fp16->chosen;
+    if (fp16->chosen) t->fp16 = net;
+    else rsm_network_free(net);
+    if (is_fatal(status)) return status;
+    if (status != RESMAP_OK) RSM_TRY(reject(t, fp16, t->env->error));
+    return RESMAP_OK;
+}
+
+/* ---- Several workers ---- */
+
+/* Workers on one device, the first one the device itself, each with a slice of its own. */
+typedef struct team {
+    rsm_device *further[WORKERS];   /* [0]: NULL */
+    rsm_network *networks[WORKERS];
+    rsm_bench benches[WORKERS];
+    float *alone[WORKERS];       /* what each gives while the others rest */
+    rsm_sharer sharers[WORKERS];
+} team;
+
+static void clear_team(team *m)
+{
+    for (int i = 0; i < WORKERS; i++) {
+        rsm_bench_clear(&m->benches[i]);
+        free(m->alone[i]);
+        if (i == 0) continue;
+        rsm_network_free(m->networks[i]);
+        rsm_device_close(m->further[i]);
+    }
+}
+
+/* A run by each alone, which makes its kernels. */
+static resmap_status run_alone(const tuner *t, team *m, double *seconds)
+{
+    size_t pixels = t->result->height * t->result->width;
+
+    for (int i = 0; i < WORKERS; i++) {
+        rsm_bench *b = &m->benches[i];
+        m->alone[i] = malloc(rsm_bytes(pixels, sizeof(float)));
+        if (!m->alone[i]) return rsm_no_memory(t->env, pixels * sizeof(float));
+        for (size_t k = 0; k < pixels; k++) b->slice[k] += 0.125f * (float)i;
+        RSM_TRY(rsm_bench_run(b, seconds));
+        memcpy(m->alone[i], b->output, pixels * sizeof(float));
+    }
+    return RESMAP_OK;
+}
+
+static resmap_status make_team(const tuner *t, rsm_network *net, team *m)
+{
+    m->networks[0] = net;
+    RSM_TRY(rsm_bench_create(net, t->result->height, t->result->width, &m->benches[0]));
+    for (int i = 1; i < WORKERS; i++) {
+        resmap_status status;
+        RSM_TRY(rsm_device_share(t->device, &m->further[i]));
+        status = rsm_network_share(net, m->further[i], &m->networks[i]);
+        if (status == RESMAP_OK)
+            status = rsm_bench_create(m->networks[i], t->result->height, t->result->width, &m->benches[i]);
+        if (status != RESMAP_OK) return rsm_fail(t->env, status, "%s", rsm_device_env(m->further[i])->error);
+    }
+    return RESMAP_OK;
+}
+
+static resmap_status run_one(void *data, size_t sharer, size_t piece)
+{
+    team *m = data;
+    double seconds;
+
+    (void)piece;
+    return rsm_bench_run(&m->benches[sharer], &seconds);
+}
+
+static int any_one(const void *data, size_t sharer, size_t piece)
+{
+    (void)data;
+    (void)sharer;
+    (void)piece;
+    return 0;
+}
+
+/* Seconds that the first `count` workers take for a few slices. */
+static resmap_status run_team(const tuner *t, team *m, size_t count, double *seconds)
+{
+    const rsm_work work = {"tuning: workers", WORKERS_SLICES, run_one, any_one, m};
+    double start = rsm_seconds();
+
+    for (size_t i = 0; i < count; i++)
+        m->sharers[i] = (rsm_sharer){.env = rsm_device_env(rsm_network_device(m->networks[i]))};
+    RSM_TRY(rsm_share(t->env, &work, m->sharers, count));
+    *seconds = rsm_seconds() - start;
+    /* One that failed has left its work to the others. */
+    for (size_t i = 0; i < count; i++)
+        if (m->sharers[i].lost)
+            return rsm_fail(t->env, RESMAP_DEVICE_FAILED, "one of %zu workers failed", count);
+    return RESMAP_OK;
+}
+
+/* Whether all have given the very bytes that they give alone. */
+static int team_is_right(const team *m)
+{
+    for (int i = 0; i < WORKERS; i++) {
+        const rsm_bench *b = &m->benches[i];
+        if (memcmp(b->output, m->alone[i], b->height * b->width * sizeof(float)) != 0) return 0;
+    }
+    return 1;
+}
+
+static resmap_status compare_teams(tuner *t, team *m, resmap_trial *one, resmap_trial *several)
+{
+    turns taken = {{0}, {0}, 0};
+    double once;
+
+    RSM_TRY(run_alone(t, m, &once));
+    if (2 * t->effort->turns * WORKERS_SLICES * once > t->effort->workers_seconds) return RESMAP_OK;
+    for (; taken.count < t->effort->turns; taken.count++) {
+        RSM_TRY(run_team(t, m, 1, &taken.rule[taken.count]));
+        RSM_TRY(run_team(t, m, WORKERS, &taken.own[taken.count]));
+        if (!team_is_right(m)) return reject(t, several, "the network's result is wrong with them");
+    }
+    note_turns(&taken, one, several);
+    rsm_config_shape(&rsm_network_model(t->net)->config, t->preference.network);
+    t->preference.workers_percent = (int)fmin(fmax(100 * several->speedup, 1), 99999);
+    t->preference.workers = several->speedup >= LEAST_WORKERS_SPEEDUP ? WORKERS : 1;
+    return RESMAP_OK;
+}
+
+/* A volume by one worker and by several in turns, in the precision that will be taken. */
+static resmap_status try_workers(tuner *t)
+{
+    resmap_trial *one = add_result(t, "workers", "1"), *several = add_result(t, "workers", "2");
+    team m = {{NULL}, {NULL}, {{0}}, {NULL}, {{0}}};
+    resmap_status status;
+
+    rsm_bench_clear(&t->bench);                  /* makes room */
+    status = step(t);
+    if (status == RESMAP_OK) status = make_team(t, t->fp16 ? t->fp16 : t->net, &m);
+    if (status == RESMAP_OK) status = compare_teams(t, &m, one, several);
+    clear_team(&m);
+    if (is_fatal(status)) return status;
+    if (status != RESMAP_OK) RSM_TRY(reject(t, several, t->env->error));
+    several->chosen = t->preference.workers == WORKERS;
+    one->chosen = !several->chosen;
     return RESMAP_OK;
 }
 
@@ -542,7 +683,8 @@ static resmap_status find_winners(tuner *t, size_t height, size_t width, const c
     RSM_TRY(try_clblast(t));
     for (size_t i = 0; i < t->count; i++)
         t->trials[i].result->chosen = rsm_tuned(t->device, t->trials[i].what) == t->trials[i].variant;
-    return try_precision(t, cache_folder);
+    RSM_TRY(try_precision(t, cache_folder));
+    return try_workers(t);
 }
 
 /* ---- The file ---- */
@@ -599,6 +741,7 @@ done:
         for (int i = 0; i < RSM_TUNABLES; i++) rsm_tuned_set(t.device, (rsm_tunable)i, before[i]);
     rsm_tuning_end(file);
     rsm_bench_clear(&t.bench);
+    rsm_network_free(t.fp16);
     rsm_device_close(t.reference);
     free(t.expected);
     free(t.trials);
