@@ -13,7 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "resmap.h"
+#include "device/device.h"
+#include "model/model.h"
 #include "tests/paths.h"
 #include "tests/run.h"
 
@@ -27,6 +28,8 @@ static int memories;                             /* alive */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *devices = "auto";
 static int steps = 2;
+static uint64_t memory_mib;                      /* 0: no limit */
+static int cancel_after = -1;                    /* reports of progress; -1: never */
 
 static void *real(const char *name)
 {
@@ -115,6 +118,15 @@ static const char *const MODEL = TOP_SRCDIR "/tests/vectors/cascade.safetensors"
 static const char *const STEADY_MODEL = TOP_SRCDIR "/tests/vectors/resmap_withbias.safetensors";
 static char cache[] = "/tmp/resmap-test-driver-XXXXXX";
 
+static int cancel(void *data, const char *what, size_t done, size_t total)
+{
+    (void)data;
+    (void)what;
+    (void)done;
+    (void)total;
+    return cancel_after >= 0 && cancel_after-- == 0;
+}
+
 typedef struct session {
     resmap_context *context;
     resmap_model *model;
@@ -135,7 +147,9 @@ static resmap_status run_as(session *s, const char *model, resmap_precision prec
     resmap_options_init(&options);
     options.steps = steps;
     options.precision = precision;
+    options.memory_mib = memory_mib;
     ck_assert_int_eq(resmap_context_create(&s->context), RESMAP_OK);
+    resmap_set_progress(s->context, cancel, NULL);
     status = resmap_open_device(s->context, devices);
     if (status == RESMAP_OK) status = resmap_model_open(s->context, model, &s->model);
     if (status == RESMAP_OK) status = resmap_image_create(s->context, data, shape, NULL, &s->input);
@@ -161,6 +175,7 @@ static void end(session *s)
     failing_call = calls = 0;
     breaks = 0;
     broken = NULL;
+    cancel_after = -1;
 }
 
 START_TEST(wrong_device_is_refused)
@@ -326,6 +341,147 @@ START_TEST(one_of_two_breaks)
 }
 END_TEST
 
+/* A tuning that takes everything by rule, and so many workers for a volume. */
+static void prefer(int workers)
+{
+    static rsm_env env;
+    rsm_preference preference = {.workers = workers, .workers_percent = 100};
+    rsm_device *device;
+    resmap_model *model;
+    rsm_tuning_file *file;
+
+    unsetenv("RESMAP_TUNING");
+    setenv("RESMAP_CACHE", cache, 1);
+    ck_assert_int_eq(rsm_model_open(&env, MODEL, &model), RESMAP_OK);
+    rsm_config_shape(&model->config, preference.network);
+    rsm_model_free(model);
+    ck_assert_int_eq(rsm_device_open(&env, "auto", &device), RESMAP_OK);
+    ck_assert_msg(rsm_tuning_begin(device, &file) == RESMAP_OK, "%s", env.error);
+    ck_assert_int_eq(rsm_tuning_keep(file, "for a test", &preference, NULL, 0), RESMAP_OK);
+    rsm_tuning_end(file);
+    rsm_device_close(device);
+}
+
+static float one_gives[WIDTH * HEIGHT * SLICES];
+
+static void check_as_one(const session *s, const char *what, long number)
+{
+    ck_assert_msg(memcmp(resmap_image_data_const(s->output), one_gives, sizeof one_gives) == 0,
+                  "%s %ld: two workers give other bytes than one", what, number);
+}
+
+/* Two workers on one device give the bytes of one, however often; a device named twice has no further one. */
+START_TEST(two_workers)
+{
+    session s;
+    uint64_t peak;
+
+    prefer(1);
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    memcpy(one_gives, resmap_image_data_const(s.output), sizeof one_gives);
+    ck_assert_uint_eq(s.report->devices[0].workers, 1);
+    peak = s.report->device_bytes_peak;
+    end(&s);
+    prefer(2);
+    for (long i = 0; i < 5; i++) {
+        ck_assert_int_eq(run(&s), RESMAP_OK);
+        check_as_one(&s, "run", i);
+        ck_assert_uint_eq(s.report->device_count, 1);
+        ck_assert_uint_eq(s.report->devices[0].workers, 2);
+        ck_assert_uint_eq(s.report->devices[0].slices, 2 * 2 * SLICES);
+        ck_assert_uint_gt(s.report->device_bytes_peak, peak);
+        ck_assert_uint_lt(s.report->device_bytes_peak, 2 * peak);   /* the weights are there once */
+        end(&s);
+    }
+    devices = "auto,auto";
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    check_as_one(&s, "named twice", 0);
+    ck_assert_uint_eq(s.report->device_count, 2);
+    for (int i = 0; i < 2; i++) ck_assert_uint_eq(s.report->devices[i].workers, 1);
+    end(&s);
+    devices = "auto";
+}
+END_TEST
+
+/* Under a limit the further worker is there where it has room, and changes neither bands nor bytes. */
+START_TEST(two_workers_and_little_memory)
+{
+    session s;
+    int seen[3] = {0, 0, 0};
+
+    for (memory_mib = 1; memory_mib < 16; memory_mib++) {
+        resmap_status status;
+        size_t rows = 0;
+        prefer(1);
+        status = run(&s);
+        if (status == RESMAP_OK) {
+            memcpy(one_gives, resmap_image_data_const(s.output), sizeof one_gives);
+            rows = s.report->band_rows;
+        }
+        end(&s);
+        prefer(2);
+        ck_assert_int_eq(run(&s), status);
+        if (status == RESMAP_OK) {
+            check_as_one(&s, "MiB", (long)memory_mib);
+            ck_assert_uint_eq(s.report->band_rows, rows);
+            ck_assert_uint_le(s.report->device_bytes_peak, memory_mib << 20);
+            seen[s.report->devices[0].workers]++;
+        }
+        end(&s);
+    }
+    memory_mib = 0;
+    ck_assert_msg(seen[1] > 0 && seen[2] > 0, "%d times one, %d times two", seen[1], seen[2]);
+}
+END_TEST
+
+/* Any call fails, once or with all later ones of its queue: what comes out is an error, or what one gives. */
+START_TEST(two_workers_fail)
+{
+    session s;
+    long total;
+    size_t rows;
+    int lost = 0, single = 0, compared = 0;
+
+    prefer(1);
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    memcpy(one_gives, resmap_image_data_const(s.output), sizeof one_gives);
+    rows = s.report->band_rows;
+    end(&s);
+    prefer(2);
+    ck_assert_int_eq(run(&s), RESMAP_OK);
+    total = calls;
+    end(&s);
+    for (long i = 0; i < 40; i++) {
+        resmap_status status;
+        failing_call = 1 + total * i / 40;
+        failing_code = i % 3 ? CL_OUT_OF_RESOURCES : CL_MEM_OBJECT_ALLOCATION_FAILURE;
+        breaks = i % 2;
+        status = run(&s);
+        if (status == RESMAP_OK) {
+            if (s.report->band_rows == rows) {       /* else a buffer of the first one's was refused */
+                check_as_one(&s, "call", failing_call);
+                compared++;
+            }
+            lost += broken != NULL;
+            single += s.report->devices[0].workers == 1;
+        } else {
+            ck_assert_ptr_null(s.output);
+            ck_assert_str_ne(resmap_error(s.context), "");
+        }
+        end(&s);
+    }
+    printf("two workers: %d times one broke, %d times there was one from the start\n", lost, single);
+    ck_assert_int_gt(lost, 4);                   /* the other has done everything */
+    ck_assert_int_gt(compared, lost);
+    for (int i = 0; i < 6; i++) {
+        cancel_after = 1 + i;
+        ck_assert_int_eq(run(&s), RESMAP_CANCELLED);
+        ck_assert_ptr_null(s.output);
+        end(&s);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("driver");
@@ -348,6 +504,9 @@ int main(void)
     tcase_add_test(tests, little_memory);
     tcase_add_test(tests, every_failure_is_an_error);
     tcase_add_test(tests, one_of_two_breaks);
+    tcase_add_test(tests, two_workers);
+    tcase_add_test(tests, two_workers_and_little_memory);
+    tcase_add_test(tests, two_workers_fail);
     suite_add_tcase(suite, tests);
     failed = run_suite(suite);
     {

@@ -2,6 +2,7 @@
  * make_network.py), on the plain-C reference and on every OpenCL device. */
 #include <check.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -466,6 +467,178 @@ START_TEST(encodings)
 }
 END_TEST
 
+/* ---- Workers on one device ---- */
+
+enum { WORKERS = 3, ROUNDS = 4 };
+
+/* One with its own slice and prompt, and what it gives while the others rest. */
+typedef struct network_worker {
+    rsm_device *device;          /* further ones' own */
+    rsm_network *net;
+    rsm_view *view;
+    float *slice, *prompt, *output, *pooled, *expected, *expected_pooled;
+    size_t pixels, pooled_count;
+    rsm_encoding kept;           /* of its slice, made by its neighbour's view */
+    resmap_status status;
+    int wrong;
+} network_worker;
+
+static resmap_status run_worker(network_worker *w, float *output, float *pooled)
+{
+    for (size_t i = 0; i < w->pixels; i++) output[i] = NAN;
+    for (size_t i = 0; i < w->pooled_count; i++) pooled[i] = NAN;
+    RSM_TRY(rsm_network_set_prompt(w->net, w->prompt));
+    RSM_TRY(rsm_view_encode(w->view, w->slice, pooled));
+    return rsm_view_decode(w->view, output);
+}
+
+static int is_expected(const network_worker *w)
+{
+    return memcmp(w->output, w->expected, w->pixels * sizeof(float)) == 0 &&
+           memcmp(w->pooled, w->expected_pooled, w->pooled_count * sizeof(float)) == 0;
+}
+
+static void *drive_worker(void *data)
+{
+    network_worker *w = data;
+
+    for (int round = 0; round < ROUNDS && w->status == RESMAP_OK; round++) {
+        w->status = run_worker(w, w->output, w->pooled);
+        if (w->status == RESMAP_OK && !is_expected(w)) w->wrong++;
+    }
+    return NULL;
+}
+
+static void *decode_kept(void *data)
+{
+    network_worker *w = data;
+
+    for (size_t i = 0; i < w->pixels; i++) w->output[i] = NAN;
+    w->status = rsm_view_load(w->view, &w->kept);
+    if (w->status == RESMAP_OK) w->status = rsm_view_decode(w->view, w->output);
+    if (w->status == RESMAP_OK && !is_expected(w)) w->wrong++;
+    return NULL;
+}
+
+/* All at once, each in a thread of its own. */
+static void all_workers(network_worker *workers, void *(*drive)(void *), const char *what)
+{
+    pthread_t threads[WORKERS];
+
+    for (int i = 0; i < WORKERS; i++)
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, drive, &workers[i]), 0);
+    for (int i = 0; i < WORKERS; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < WORKERS; i++) {
+        ck_assert_msg(workers[i].status == RESMAP_OK, "%s: worker %d: %s", what, i,
+                      rsm_device_env(rsm_network_device(workers[i].net))->error);
+        ck_assert_msg(workers[i].wrong == 0, "%s: worker %d: other bits than alone", what, i);
+    }
+}
+
+/* Further workers have the device's weights, and buffers and a prompt of their own: side by side they give
+ * the bits that each gives alone, and that the first one gives. An encoding goes from one to another. Memory
+ * is counted and limited for all of them together. */
+static void check_workers(rsm_device *device, resmap_model *model, rsm_storage storage)
+{
+    tensors *io = tensors_open("resmap_withbias.io");
+    const tensor *input = tensors_get(io, "input"), *prompts = tensors_get(io, "prompt");
+    size_t h = input->shape[0], w = input->shape[1];
+    network_worker workers[WORKERS];
+    uint64_t weights, alone, before, limit = rsm_device_limit(device);
+    rsm_view *none = NULL;
+
+    memset(workers, 0, sizeof workers);
+    OK(rsm_network_create(device, model, storage, &workers[0].net));
+    weights = rsm_device_bytes(device);
+    OK(rsm_view_create(workers[0].net, h, w, &workers[0].view));
+    alone = rsm_device_bytes(device) - weights;
+    for (int i = 0; i < WORKERS; i++) {
+        network_worker *k = &workers[i];
+        before = rsm_device_bytes(device);
+        if (i > 0) {
+            OK(rsm_device_share(device, &k->device));
+            OK(rsm_network_share(workers[i - 1].net, k->device, &k->net));
+            ck_assert_ptr_eq(rsm_network_owner(k->net), workers[0].net);
+            ck_assert_uint_lt(rsm_device_bytes(device) - before, weights / 2);
+            before = rsm_device_bytes(device);
+            OK(rsm_view_share(workers[0].view, k->net, &k->view));
+            ck_assert_uint_eq(rsm_device_bytes(device) - before, alone);
+            ck_assert_uint_eq(rsm_device_bytes(k->device), rsm_device_bytes(device));
+            ck_assert_uint_eq(rsm_view_band_rows(k->view), rsm_view_band_rows(workers[0].view));
+        }
+        k->pixels = h * w;
+        k->pooled_count = rsm_network_pooled_count(k->net);
+        k->slice = floats(input->values, input->count);
+        for (size_t p = 0; p < k->pixels; p++) k->slice[p] += 0.25f * (float)i * (float)(p % 3);
+        k->prompt = floats(prompts->values + (size_t)i % prompts->shape[0] * prompts->shape[1],
+                           prompts->shape[1]);
+        k->output = malloc(k->pixels * sizeof(float));
+        k->expected = malloc(k->pixels * sizeof(float));
+        k->pooled = malloc(k->pooled_count * sizeof(float));
+        k->expected_pooled = malloc(k->pooled_count * sizeof(float));
+        OK(run_worker(k, k->expected, k->expected_pooled));
+    }
+    ck_assert_uint_le(rsm_device_bytes(device), rsm_device_bytes_peak(device));
+    /* The first one's network, which has all to itself, on another's slice. */
+    for (int i = 1; i < WORKERS; i++) {
+        network_worker first = workers[0];
+        first.slice = workers[i].slice;
+        first.prompt = workers[i].prompt;
+        first.expected = workers[i].expected;
+        first.expected_pooled = workers[i].expected_pooled;
+        OK(run_worker(&first, first.output, first.pooled));
+        ck_assert_msg(is_expected(&first), "worker %d: other bits than the first one's", i);
+    }
+    all_workers(workers, drive_worker, "side by side");
+
+    for (int on_host = 0; on_host < 2; on_host++) {
+        for (int i = 0; i < WORKERS; i++) {
+            rsm_view *neighbour = workers[(i + 1) % WORKERS].view;
+            OK(rsm_view_encode(neighbour, workers[i].slice, workers[i].pooled));
+            OK(rsm_view_save(neighbour, on_host, &workers[i].kept));
+        }
+        all_workers(workers, decode_kept, "from another's encoding");
+        for (int i = 0; i < WORKERS; i++) rsm_encoding_clear(&workers[i].kept);
+    }
+
+    /* No room for another: not even with smaller bands, which would give other bits. */
+    before = rsm_device_bytes(device);
+    rsm_device_set_limit(device, before + alone - 1);
+    ck_assert_int_eq(rsm_view_share(workers[0].view, workers[1].net, &none), RESMAP_NO_DEVICE_MEMORY);
+    ck_assert_ptr_null(none);
+    ck_assert_uint_eq(rsm_device_bytes(device), before);
+    rsm_device_set_limit(device, before + alone);
+    OK(rsm_view_share(workers[0].view, workers[1].net, &none));
+    rsm_view_free(none);
+    rsm_device_set_limit(device, limit);
+
+    for (int i = WORKERS; i-- > 0;) {
+        network_worker *k = &workers[i];
+        rsm_view_free(k->view);
+        rsm_network_free(k->net);
+        rsm_device_close(k->device);
+        free(k->slice);
+        free(k->prompt);
+        free(k->output);
+        free(k->pooled);
+        free(k->expected);
+        free(k->expected_pooled);
+    }
+    ck_assert_uint_eq(rsm_device_bytes(device), 0);
+    tensors_close(io);
+}
+
+START_TEST(workers)
+{
+    resmap_model *model = open_model("resmap_withbias");
+
+    for (int d = 1; d < all_devices(); d++)
+        for (int fp16 = 0; fp16 < 2; fp16++)
+            check_workers(devices[d].device, model, fp16 ? RSM_FP16 : RSM_FP32);
+    rsm_model_free(model);
+}
+END_TEST
+
 /* ---- The cascade -------------------------------------------------------------------------------------------- */
 
 static void run_cascade(rsm_network *net, const tensor *input, const resmap_options *options, struct resmap_image **output,
@@ -789,6 +962,7 @@ int main(void)
     tcase_add_loop_test(tests, networks, 0, 6);
     tcase_add_test(tests, memory_limits);
     tcase_add_test(tests, encodings);
+    tcase_add_test(tests, workers);
     tcase_add_loop_test(tests, cascades, 0, 7);
     tcase_add_test(tests, single_steps);
     tcase_add_test(tests, shipped_weights);

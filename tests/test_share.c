@@ -17,6 +17,7 @@ typedef struct job {
     /* Set by tests. */
     long microseconds[SHARERS];  /* that a piece takes */
     long slow_start;             /* and how much longer sharer 0 takes for its first */
+    int polls_on;                /* a piece takes until its sharer is told to stop */
     size_t fails_at[SHARERS];    /* after so many pieces; 0: never */
     resmap_status failure;
     int by_owner;                /* piece i is sharer i % count's first */
@@ -39,8 +40,12 @@ static resmap_status run(void *data, size_t sharer, size_t piece)
     nanosleep(&time, NULL);
     if (j->fails_at[sharer] > 0 && ++j->taken[sharer] > j->fails_at[sharer])
         return rsm_fail(j->sharers[sharer].env, j->failure, "sharer %zu: broken", sharer);
-    /* No one is told: the callback is for the caller's thread. */
-    if (j->count > 1) ck_assert_int_eq(rsm_poll(j->sharers[sharer].env), RESMAP_OK);
+    while (j->polls_on) {
+        RSM_TRY(rsm_poll(j->sharers[sharer].env));
+        nanosleep(&time, NULL);
+    }
+    /* The callback, which is for the caller's thread, is not asked; only whether all is to stop. */
+    if (j->count > 1) RSM_TRY(rsm_poll(j->sharers[sharer].env));
     j->times[piece]++;
     j->by[piece] = (int)sharer;
     rsm_log(j->sharers[sharer].env, RESMAP_LOG_DEBUG, "piece %zu", piece);
@@ -100,6 +105,13 @@ static resmap_status share(job *j)
     return rsm_share(&j->env, &work, j->sharers, j->count);
 }
 
+/* As `begin`, sharer 0 having the caller's env. */
+static void begin_with_caller(job *j, size_t count)
+{
+    begin(j, count);
+    j->sharers[0].env = &j->env;
+}
+
 /* Every piece once, but for number 7; the counts add up. */
 static void check_done(const job *j)
 {
@@ -126,6 +138,59 @@ START_TEST(everything_once)
         rsm_log(j.sharers[count - 1].env, RESMAP_LOG_WARNING, "after");
         ck_assert_str_eq(j.last_log, "after");
     }
+}
+END_TEST
+
+/* One of them has the caller's own env: its errors and its log are told apart all the same, and afterwards
+ * the caller's env is as it was. */
+START_TEST(with_the_callers_env)
+{
+    static job j;
+
+    begin_with_caller(&j, 3);
+    j.microseconds[0] = j.microseconds[1] = j.microseconds[2] = 300;
+    ck_assert_int_eq(share(&j), RESMAP_OK);
+    check_done(&j);
+    ck_assert_uint_gt(j.sharers[0].done, 0);
+    ck_assert_uint_eq(j.logs, PIECES - 1);
+    ck_assert_uint_eq(j.last_done, PIECES);
+    ck_assert(j.env.log == log_line && j.env.progress == progress);
+    ck_assert(j.env.log_data == &j && j.env.progress_data == &j);
+    for (size_t broken = 0; broken < 2; broken++) {
+        begin_with_caller(&j, 2);
+        j.microseconds[0] = j.microseconds[1] = 300;
+        j.fails_at[broken] = 3;
+        ck_assert_int_eq(share(&j), RESMAP_OK);
+        check_done(&j);
+        ck_assert(j.sharers[broken].lost && !j.sharers[1 - broken].lost);
+        ck_assert_ptr_nonnull(strstr(j.last_log, "broken; its work goes to others"));
+        begin_with_caller(&j, 2);
+        j.microseconds[0] = j.microseconds[1] = 300;
+        j.fails_at[broken] = 3;
+        j.failure = RESMAP_NO_MEMORY;
+        ck_assert_int_eq(share(&j), RESMAP_NO_MEMORY);
+        ck_assert_str_eq(j.env.error, broken ? "sharer 1: broken" : "sharer 0: broken");
+    }
+    begin_with_caller(&j, 2);
+    j.microseconds[0] = j.microseconds[1] = 2000;
+    j.cancel_after = 3;
+    ck_assert_int_eq(share(&j), RESMAP_CANCELLED);
+    ck_assert_str_eq(j.env.error, "work: cancelled");
+}
+END_TEST
+
+/* A stop is seen amid a piece. */
+START_TEST(cancelled_amid_a_piece)
+{
+    static job j;
+
+    begin_with_caller(&j, 2);
+    j.microseconds[0] = j.microseconds[1] = 1000;
+    j.polls_on = 1;
+    j.cancel_after = 2;
+    ck_assert_int_eq(share(&j), RESMAP_CANCELLED);
+    ck_assert_str_eq(j.env.error, "work: cancelled");
+    ck_assert_uint_eq(j.last_done, 1);           /* number 7 */
 }
 END_TEST
 
@@ -275,6 +340,8 @@ int main(void)
     int failed;
 
     tcase_add_test(tests, everything_once);
+    tcase_add_test(tests, with_the_callers_env);
+    tcase_add_test(tests, cancelled_amid_a_piece);
     tcase_add_test(tests, quick_ones_take_more);
     tcase_add_test(tests, slow_start);
     tcase_add_test(tests, own_pieces_first);

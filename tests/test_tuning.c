@@ -7,6 +7,7 @@
 #include <check.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +87,50 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     return function(queue, kernel, dims, offset, global, local, waits, wait, event);
 }
 
+/* ---- A driver that does not bear several workers ---- */
+
+static enum { BEARS, MIXES_UP, NO_SECOND_QUEUE, BREAKS } threads_fault;
+static pthread_t caller;
+static cl_command_queue second_queue;                  /* the last context's */
+
+cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device,
+                                      cl_command_queue_properties properties, cl_int *error)
+{
+    cl_command_queue (*function)(cl_context, cl_device_id, cl_command_queue_properties, cl_int *);
+    static cl_context last;
+    cl_command_queue made;
+    const int again = context == last && !(properties & CL_QUEUE_PROFILING_ENABLE);
+
+    *(void **)&function = real("clCreateCommandQueue");
+    if (again && threads_fault == NO_SECOND_QUEUE) {
+        *error = CL_OUT_OF_RESOURCES;
+        return NULL;
+    }
+    made = function(context, device, properties, error);
+    if (again) second_queue = made;
+    last = context;
+    return made;
+}
+
+/* Results that another thread than the caller's reads from the second queue are slightly wrong, or cannot be
+ * read. */
+cl_int clEnqueueReadBuffer(cl_command_queue queue, cl_mem buffer, cl_bool blocking, size_t offset,
+                           size_t size, void *target, cl_uint waits, const cl_event *wait, cl_event *event)
+{
+    cl_int (*function)(cl_command_queue, cl_mem, cl_bool, size_t, size_t, void *, cl_uint, const cl_event *,
+                       cl_event *);
+    cl_int code;
+
+    *(void **)&function = real("clEnqueueReadBuffer");
+    if (queue != second_queue || pthread_equal(pthread_self(), caller) ||
+        (threads_fault != MIXES_UP && threads_fault != BREAKS))
+        return function(queue, buffer, blocking, offset, size, target, waits, wait, event);
+    if (threads_fault == BREAKS) return CL_OUT_OF_RESOURCES;
+    code = function(queue, buffer, blocking, offset, size, target, waits, wait, event);
+    ((float *)target)[size / sizeof(float) - 1] += 1e-6f;
+    return code;
+}
+
 /* ---- Helpers ---- */
 
 static void count_log(void *data, resmap_log_level level, const char *text)
@@ -123,7 +168,7 @@ static char *keep(rsm_device *device)
 {
     const rsm_tuning_failure failure = {RSM_TUNE_GATE, variant_of(device, RSM_TUNE_GATE, 0),
                                         "wrong:\nerror 0.3"};
-    const rsm_preference preference = {"resmap-dim8", RSM_FP16, 131};
+    const rsm_preference preference = {"resmap-dim8", RSM_FP16, 131, 2, 112};
     rsm_tuning_file *file;
     char *text = calloc(1, 1 << 14);
     FILE *stream;
@@ -161,6 +206,7 @@ static int load(rsm_device *device)
     ck_assert_int_eq(warnings + notes,
                      rsm_tuning_missing(device) && access(rsm_tuning_path(device), F_OK) == 0);
     some |= rsm_preferred(device, "resmap-dim8") != NULL;
+    some |= rsm_preferred_workers(device, "resmap-dim8") != 1;
     if (rsm_tuning_missing(device)) ck_assert_int_eq(some, 0);
     return !rsm_tuning_missing(device);
 }
@@ -220,6 +266,10 @@ START_TEST(kept_and_read_again)
     ck_assert_ptr_nonnull(strstr(text, "\nprecision resmap-dim8 fp16 131%\n"));
     ck_assert_int_eq(rsm_preferred(again, "resmap-dim8")->storage, RSM_FP16);
     ck_assert_int_eq(rsm_preferred(again, "resmap-dim8")->fp16_percent, 131);
+    ck_assert_ptr_nonnull(strstr(text, "\nworkers resmap-dim8 2 112%\n"));
+    ck_assert_int_eq(rsm_preferred(again, "resmap-dim8")->workers_percent, 112);
+    ck_assert_int_eq(rsm_preferred_workers(again, "resmap-dim8"), 2);
+    ck_assert_int_eq(rsm_preferred_workers(again, "resmap-dim"), 1);
     ck_assert_ptr_null(rsm_preferred(again, "resmap-dim"));
     choices = rsm_tuning_choices(again);
     ck_assert_ptr_nonnull(strstr(choices, "gemm-deep "));
@@ -269,15 +319,29 @@ START_TEST(foreign_and_stale)
     static const char *const broken[] = {
         " fp16 0%\n", " fp16 -131%\n", " fp16 131\n", " fp16 131%%\n", " fp16 131% 2\n", " fp16 fast\n", " fp16\n",
         " fp64 131%\n", " 131%\n", "\n", " fp16 131%\nprecision resmap-dim8 fp16 131%\n"};
+    static const char *const broken_workers[] = {
+        " 2 0%\n", " 2 -112%\n", " 2 112\n", " 2 112% 2\n", " 2\n", " 0 112%\n", " 9 112%\n", " 22 112%\n",
+        " two 112%\n", " 112%\n", "\n", " 2 112%\nworkers resmap-dim8 2 112%\n"};
 
     snprintf(path, sizeof path, "%s", rsm_tuning_path(device));   /* loading makes a new one */
 
     ck_assert(load_with(device, text, "\nmade ", "\nmade by hand "));
-    ck_assert(load_with(device, text, "tuning 2\n", "tuning 1\n"));   /* an older one */
-    ck_assert(!load_with(device, text, "tuning 2\n", "tuning 3\n"));
+    ck_assert(load_with(device, text, "tuning 3\n", "tuning 1\n"));   /* older ones */
+    ck_assert(load_with(device, text, "tuning 3\n", "tuning 2\n"));
+    ck_assert(!load_with(device, text, "tuning 3\n", "tuning 4\n"));
     ck_assert_int_eq(notes, 1);
+    /* Either may be there without the other. */
     ck_assert(load_with(device, text, "\nprecision ", "\n# precision "));
-    ck_assert_ptr_null(rsm_preferred(device, "resmap-dim8"));
+    ck_assert_int_eq(rsm_preferred(device, "resmap-dim8")->fp16_percent, 0);
+    ck_assert_int_eq(rsm_preferred_workers(device, "resmap-dim8"), 2);
+    ck_assert(load_with(device, text, "\nworkers ", "\n# workers "));
+    ck_assert_int_eq(rsm_preferred(device, "resmap-dim8")->fp16_percent, 131);
+    ck_assert_int_eq(rsm_preferred_workers(device, "resmap-dim8"), 1);
+    for (size_t i = 0; i < sizeof broken_workers / sizeof broken_workers[0]; i++) {
+        ck_assert_msg(!load_with(device, text, " 2 112%\n", broken_workers[i]), "taken: %s",
+                      broken_workers[i]);
+        ck_assert_int_eq(warnings, 1);
+    }
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
         ck_assert_msg(!load_with(device, text, " fp16 131%\n", broken[i]), "taken: %s", broken[i]);
         ck_assert_int_eq(warnings, 1);
@@ -334,7 +398,7 @@ START_TEST(preferences_of_many_networks)
 
     free(keep(device));
     for (int i = 0; i < RSM_PREFERENCES + 1; i++) {
-        rsm_preference preference = {"", RSM_FP32, 90};
+        rsm_preference preference = {"", RSM_FP32, 90, 0, 0};
         snprintf(preference.network, sizeof preference.network, "network-%d", i);
         for (int again = 0; again < 2; again++) {
             preference.fp16_percent += i;
@@ -358,6 +422,19 @@ START_TEST(preferences_of_many_networks)
     rsm_tuning_end(file);
     ck_assert(load(device));
     ck_assert_ptr_nonnull(rsm_preferred(device, "network-1"));
+    /* What is not measured anew stays as it was measured. */
+    for (int i = 0; i < 2; i++) {
+        const rsm_preference only[] = {{"network-1", RSM_FP16, 0, 3, 150},
+                                       {"network-1", RSM_FP16, 120, 1, 0}};
+        OK(rsm_tuning_begin(device, &file));
+        OK(rsm_tuning_keep(file, "for a test", &only[i], NULL, 0));
+        rsm_tuning_end(file);
+        ck_assert(load(device));
+        ck_assert_int_eq(rsm_preferred(device, "network-1")->storage, i == 0 ? RSM_FP32 : RSM_FP16);
+        ck_assert_int_eq(rsm_preferred(device, "network-1")->fp16_percent, i == 0 ? 92 : 120);
+        ck_assert_int_eq(rsm_preferred(device, "network-1")->workers_percent, 150);
+        ck_assert_int_eq(rsm_preferred_workers(device, "network-1"), 3);
+    }
     rsm_device_close(device);
 }
 END_TEST
@@ -542,6 +619,51 @@ START_TEST(a_spoiled_variant_never_wins)
 }
 END_TEST
 
+/* Where two workers give another result than one, or fail, one is taken; what is kept says so. */
+START_TEST(spoiled_workers_never_win)
+{
+    static const char *const problems[] = {NULL, "the network's result is wrong", "another queue",
+                                           "workers failed"};
+    const resmap_tune_options options = {64, 64, 1};
+    resmap_context *context;
+    resmap_model *model;
+    resmap_tuning *tuning;
+    const resmap_trial *one, *two;
+    char command[256];
+    int kept;
+
+    ck_assert_int_eq(resmap_context_create(&context), RESMAP_OK);
+    ck_assert_int_eq(resmap_open_device(context, "auto"), RESMAP_OK);
+    ck_assert_int_eq(resmap_model_open(context, MODEL, &model), RESMAP_OK);
+    snprintf(command, sizeof command, "rm -f %s/tuning/*.txt", folder);
+    ck_assert_int_eq(system(command), 0);
+    ck_assert_int_eq(resmap_open_device(context, "auto"), RESMAP_OK);
+    caller = pthread_self();
+    threads_fault = _i;
+    ck_assert_msg(resmap_tune(context, model, &options, &tuning) == RESMAP_OK, "%s", resmap_error(context));
+    threads_fault = BEARS;
+    one = &tuning->trials[tuning->trial_count - 2];
+    two = &tuning->trials[tuning->trial_count - 1];
+    ck_assert_str_eq(one->operation, "workers");
+    ck_assert_str_eq(two->operation, "workers");
+    ck_assert_int_eq(one->chosen + two->chosen, 1);
+    snprintf(command, sizeof command, "grep -q '^workers .* %d [0-9]*%%$' '%s'", two->chosen ? 2 : 1,
+             tuning->path);
+    kept = system(command) == 0;
+    if (problems[_i] == NULL) {
+        ck_assert_msg(two->problem == NULL, "%s", two->problem);
+        ck_assert(two->speedup > 0 && two->chosen == (two->speedup >= 1.05) && kept);
+    } else {
+        ck_assert_ptr_nonnull(two->problem);
+        ck_assert_msg(strstr(two->problem, problems[_i]) != NULL, "%s", two->problem);
+        ck_assert(one->chosen && !kept);
+    }
+    resmap_tuning_free(tuning);
+    resmap_model_free(model);
+    resmap_context_free(context);
+}
+END_TEST
+
 /* Cancelled at any time: no file, nothing left behind, and the device as it was. */
 static int cancel_after;
 static int cancel(void *data, const char *what, size_t done, size_t total)
@@ -618,6 +740,7 @@ int main(void)
     tcase_add_test(tests, winners_are_used);
     tcase_add_test(tests, every_variant);
     tcase_add_loop_test(tests, a_spoiled_variant_never_wins, 0, 4);
+    tcase_add_loop_test(tests, spoiled_workers_never_win, 0, 4);
     tcase_add_test(tests, cancelled);
     suite_add_tcase(suite, tests);
     failed = run_suite(suite);

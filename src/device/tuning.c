@@ -484,9 +484,9 @@ resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_pr
             write_line(t->stream, "use %s %s", rsm_tunable_name((rsm_tunable)i),
                        device->tuned[i] ? device->tuned[i]->name : "default");
         if (preference_count > 0)
-            fprintf(t->stream, "# What is taken for networks of one shape: the precision of \"auto\", and fp16's "
-                    "speed, fp32's\n# being 100%%; slices of a volume worked on side by side, and two's speed, "
-                    "one's being 100%%.\n");
+            fprintf(t->stream,
+                    "# For networks of one shape: what \"auto\" takes, fp16's speed, fp32's being 100%%;\n"
+                    "# slices of a volume worked on side by side, two's speed, one's being 100%%.\n");
         for (size_t i = 0; i < preference_count; i++) write_preference(t->stream, &preferences[i]);
         if (failure_count > 0) fprintf(t->stream, "# What the device cannot do, or does wrongly.\n");
         for (size_t i = 0; i < failure_count; i++)
