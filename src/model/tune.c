@@ -31,16 +31,16 @@ typedef struct effort {
 } effort;
 
 static const effort full = {"full", 0, 0.003, 1.02, 5, INFINITY, INFINITY, 1, INFINITY};
-static const effort quick = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 1, 5};
+static const effort quick = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 1, 4};
 /* Quick, and unasked: all kernels are built anew for fp16, which takes PoCL's compiler longer than all the rest, and there
  * is little to be gained on CPUs. */
-static const effort first_use = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 0, 5};
+static const effort first_use = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 0, 4};
 enum { MOST_TURNS = 5 };
 /* Of fp16 over fp32, which is exacter. */
 static const double LEAST_FP16_SPEEDUP = 1.05;
 /* Of two workers over one, which takes less memory. Each turn gives them so many slices. */
 static const double LEAST_WORKERS_SPEEDUP = 1.05;
-enum { WORKERS = 2, WORKERS_SLICES = 6 };
+enum { WORKERS = 2, WORKERS_SLICES = 4 };
 
 /* A variant on its way; those of one operation follow one another, the rule's first. */
 typedef struct trial {
