@@ -72,6 +72,11 @@ typedef struct rsm_scale {
     double lo, hi;
     double mean;                 /* the foreground is what lies above it */
 } rsm_scale;
+/* The mean of the finite voxels (inside mask > 0.5 when given): all that has to be known of intensities that
+ * are taken as they are. RESMAP_BAD_FILE with the reason when there is none, or when all are equal, which
+ * *constant (NULL: nobody asks) tells apart. what: names the image in messages. */
+resmap_status rsm_scale_mean(rsm_env *env, const char *what, const float *data, const float *mask,
+                             size_t count, double *mean, int *constant);
 /* From the finite voxels (inside mask > 0.5 when given). RESMAP_BAD_FILE with the reason when hi <= lo (constant), *constant
  * tells that case apart. what: names the image in messages. */
 resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *data, const float *mask, size_t count,

@@ -80,8 +80,8 @@ resmap_status rsm_percentile(rsm_env *env, const float *data, const float *mask,
     return RESMAP_OK;
 }
 
-resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *data, const float *mask,
-                                size_t count, rsm_scale *scale, int *constant)
+resmap_status rsm_scale_mean(rsm_env *env, const char *what, const float *data, const float *mask,
+                             size_t count, double *mean, int *constant)
 {
     double sum = 0, least = INFINITY, most = -INFINITY;
     size_t n = 0;
@@ -99,9 +99,16 @@ resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *dat
     if (same)
         return rsm_fail(env, RESMAP_BAD_FILE, "%s: constant: every voxel%s is %g", what,
                         mask ? " inside the mask" : "", most);
+    *mean = sum / (double)n;
+    return RESMAP_OK;
+}
+
+resmap_status rsm_scale_measure(rsm_env *env, const char *what, const float *data, const float *mask,
+                                size_t count, rsm_scale *scale, int *constant)
+{
     rsm_scale s;
     double lowest;
-    s.mean = sum / (double)n;
+    RSM_TRY(rsm_scale_mean(env, what, data, mask, count, &s.mean, constant));
     RSM_TRY(rsm_percentile(env, data, mask, count, s.mean, INFINITY, 99.5, &s.hi));
     RSM_TRY(rsm_percentile(env, data, mask, count, -INFINITY, INFINITY, 0.1, &lowest));
     s.lo = 0;

@@ -347,10 +347,12 @@ static resmap_status measure(cascade *c, int *constant)
     worker *w = &c->workers[0];  /* its slice is free */
     size_t count = c->shape[0] * c->shape[1] * c->shape[2], used = 0;
 
-    RSM_TRY(rsm_scale_measure(c->env, c->input_name, c->volume, c->mask, count, &c->scale, constant));
     if (c->options->no_scale) {
+        RSM_TRY(rsm_scale_mean(c->env, c->input_name, c->volume, c->mask, count, &c->scale.mean, constant));
         c->scale.lo = 0;
         c->scale.hi = 1;
+    } else {
+        RSM_TRY(rsm_scale_measure(c->env, c->input_name, c->volume, c->mask, count, &c->scale, constant));
     }
     for (size_t s = 0; s < c->slicing.slices; s++) {
         size_t above = 0;

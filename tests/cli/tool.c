@@ -2,6 +2,7 @@
  *
  *   tool make FILE NX NY NZ FRAMES KIND [EDGE_X EDGE_Y EDGE_Z]   write a float32 scan with RAS axes
  *       KIND: brain (bright blocks on dark ground), noisy (the same with noise), constant, nan (brain with a NaN amid each later row 0),
+ *             dark (0, but for one negative voxel),
  *             mask (1 in the middle half of x, else 0), outside (brain, NaN where the mask is 0), last-constant (brain,
  *             the last frame constant)
  *   tool shape FILE                    print "NX NY NZ FRAMES"
@@ -76,6 +77,7 @@ static void make(char **argv, int argc)
         int inside = x >= shape[0] / 4 && x < shape[0] - shape[0] / 4;
         if (strcmp(kind, "constant") == 0 || (strcmp(kind, "last-constant") == 0 && t + 1 == shape[3])) value = 7;
         if (strcmp(kind, "nan") == 0 && x == shape[0] / 2 && i > count / 2 && y == 0) value = NAN;
+        if (strcmp(kind, "dark") == 0) value = i == count / 2 ? -3 : 0;
         if (strcmp(kind, "mask") == 0) value = inside;
         if (strcmp(kind, "outside") == 0 && !inside) value = NAN;
         data[i] = (float)value;
