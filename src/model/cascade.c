@@ -234,6 +234,7 @@ static void sum_field(const worker *w, double field[2])
     const cascade *c = w->cascade;
     double least = threshold(c);
 
+    field[0] = field[1] = 0;     /* another may have got so far with the slice, and failed */
     for (size_t i = 0; i < slice_pixels(c); i++) {
         if (!((double)w->slice[i] > least) || w->result[i] == 0) continue;
         field[0] += (double)w->slice[i] / (double)w->result[i];
