@@ -624,7 +624,8 @@ START_TEST(spoiled_workers_never_win)
 {
     static const char *const problems[] = {NULL, "the network's result is wrong", "another queue",
                                            "workers failed"};
-    const resmap_tune_options options = {64, 64, 1};
+    /* Large enough that both workers get slices on a busy machine. */
+    const resmap_tune_options options = {160, 160, 1};
     resmap_context *context;
     resmap_model *model;
     resmap_tuning *tuning;
