@@ -259,7 +259,13 @@ resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, 
 
     for (frame = 0; frame < shape[3]; frame++) {   /* constant frames of 4-D files pass through: not worth a picture */
         status = rsm_scale_measure(env, path, before->data + frame * voxels, NULL, voxels, &scale, &constant);
-        if (status == RESMAP_OK) break;
+        if (status != RESMAP_BAD_FILE) break;
+        if (constant) continue;
+        /* Without contrast it was restored as it is, and is shown so. */
+        scale.lo = 0;
+        scale.hi = 1;
+        status = rsm_scale_mean(env, path, before->data + frame * voxels, NULL, voxels, &scale.mean, NULL);
+        break;
     }
     if (status != RESMAP_OK) goto done;
     rows = choose_slices(slicing, shape, before->data + frame * voxels, scale.mean, slices, counts, chosen);
