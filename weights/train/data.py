@@ -79,6 +79,28 @@ def kcrop(x, n0, n1):
     return np.abs(scipy.fft.ifft2(k, axes=(0, 1))) * (n0 * n1 / (x.shape[0] * x.shape[1]))
 
 
+def coil_shading(shape, rng):
+    """Shading as scanners leave it in scans that are called clean, for x [w, h, slices]: brighter towards a ring of coils, or in
+    the middle (dielectric effect).  Nearly the same left and right and along the slices, unlike the fields of the bias class."""
+    w, h, n = shape
+    px, py, pz = np.meshgrid(*(np.linspace(-1, 1, s, dtype=np.float32) for s in (w, h, n)), indexing="ij", sparse=True)
+    cx, cy, cz = rng.normal(0, 0.06), rng.normal(0, 0.15), rng.normal(0, 0.3)
+    if rng.random() < 0.6:
+        count, reach, ring = int(rng.integers(4, 13)), rng.uniform(0.5, 1.2), rng.uniform(0.9, 1.5)
+        f = np.zeros(shape, dtype=np.float32)
+        for k in range(count):
+            angle = 2 * np.pi * (k + 0.5) / count + rng.normal(0, 0.05)
+            d = (px - cx - ring * np.cos(angle)) ** 2 + (py - cy - ring * np.sin(angle)) ** 2 + (0.5 * (pz - cz)) ** 2
+            f += rng.lognormal(0, 0.08) * (1 + d / np.float32(reach ** 2)) ** -3
+        f = np.sqrt(f)
+    else:
+        d = (px - cx) ** 2 + (py - cy) ** 2 + rng.uniform(0, 0.6) * (pz - cz) ** 2
+        f = 1 + rng.uniform(0.5, 3) * np.exp(-d / np.float32(rng.uniform(0.3, 1.5)))
+    f = np.log(f)
+    span = np.percentile(f, 95) - np.percentile(f, 5)
+    return np.exp(f * np.float32(rng.uniform(0.05, 0.6) / span))         # scanners correct most of it, and none all of it
+
+
 def clean_slab(src, rng, kind, whole=False):
     """A clean slab, slice axis last, scaled roughly; in-plane edges; indexes of slices that may be used."""
     v, edge, axis, isotropic = src.volume(rng)
@@ -135,6 +157,8 @@ def clean_slab(src, rng, kind, whole=False):
     elif u < 0.75:                      # tissues trade places, as between T1w, T2w and what was never seen
         knots = np.r_[0, 0.12, np.sort(rng.uniform(0.2, 0.9, 3)), 1, 2]
         x = np.interp(x, knots, np.r_[0, rng.uniform(0.02, 0.3), rng.uniform(0.15, 1, 5)]).astype(np.float32)
+    if rng.random() < 0.3:
+        x = x * coil_shading(x.shape, rng)
     lo, hi, mean = scale_numbers(x)
     x = (x / hi).astype(np.float32)
     if rng.random() < 0.5:

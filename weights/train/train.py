@@ -77,9 +77,9 @@ def with_noise(g, i, sigma, blur, rician=None, others=2):
 def random_noise():
     """sigma, blur: white noise of middling strength, strong blurred noise (which is easily taken for texture), and anything."""
     u = random.random()
-    if u < 0.3:
-        return random.uniform(0.02, 0.08), random.choice((0.0, random.uniform(0.2, 0.5)))
-    if u < 0.65:
+    if u < 0.45:
+        return random.uniform(0.02, 0.09), random.choice((0.0, random.uniform(0.2, 0.5)))
+    if u < 0.7:
         return random.uniform(0.05, 0.14), random.uniform(0.4, 0.85)
     return math.exp(random.uniform(math.log(0.001), math.log(0.15))), random.uniform(0, 1)
 
@@ -94,6 +94,32 @@ def flat(x):
     x = levels[np.digitize(x, (levels[1:] + levels[:-1]) / 2)].astype(np.float32)
     soft = random.choice((0, 0, random.uniform(0.2, 0.6)))
     return scipy.ndimage.gaussian_filter(x, soft) if soft else x
+
+
+class Exchange:
+    """Averages this process's weights with a partner's, through a file of each, by the steps that each has made since the last
+    time (local SGD): two processes on two cores learn as from batches of twice the size."""
+
+    def __init__(self, net, own, partner):
+        self.net, self.own, self.partner = net, os.path.join(own, "shared.pt"), os.path.join(partner, "shared.pt")
+        self.seen, self.steps = time.time(), 0
+
+    def meet(self, step):
+        mine, self.steps = step - self.steps, step
+        torch.save({"net": self.net.state_dict(), "steps": mine}, self.own + ".tmp")
+        os.replace(self.own + ".tmp", self.own)
+        try:
+            at = os.path.getmtime(self.partner)
+            if at <= self.seen:
+                return
+            other = torch.load(self.partner, weights_only=True)
+        except OSError:
+            return
+        self.seen = at
+        share = 0.5 * min(1.0, other["steps"] / max(mine, 1))
+        with torch.no_grad():
+            for k, v in self.net.state_dict().items():
+                v.lerp_(other["net"][k], share)
 
 
 class Pool:
@@ -127,26 +153,30 @@ class Pool:
         return x.unsqueeze(2).contiguous(), threshold
 
 
-    def fields(self, n):
-        """n shrunken slices of one clean slab under a bias field drawn afresh: [2, n, 1, h, w], scaled by the biased slab,
-        and what the second half is to be multiplied by to be in its own scale."""
+    def fields(self, count, n):
+        """`count` bias fields drawn afresh, each over n shrunken slices of one clean slab: [2, count * n, 1, h, w], scaled by
+        the biased slab, and what each of the second half is to be multiplied by to be in its own scale."""
         while True:
             x = np.array(self.group("small")[0], dtype=np.float32)
-            k = x.shape[0]
-            y, fg, hi = biased(x, np.arange(k) / (k - 1) * 2 - 1,
-                               random.uniform(0.3, 0.7) if random.random() < 0.4 else random.uniform(0.05, 1.1), 2, 4)
-            share = fg.mean((1, 2))
-            ok = np.flatnonzero(share > 0.06)
-            if len(ok) < n:
+            k, parts, own = x.shape[0], [], []
+            for _ in range(count):
+                y, fg, hi = biased(x, np.arange(k) / (k - 1) * 2 - 1,
+                                   random.uniform(0.3, 0.7) if random.random() < 0.4 else random.uniform(0.05, 1.1), 2, 4)
+                ok = np.flatnonzero(fg.mean((1, 2)) > 0.06)
+                if len(ok) < n:
+                    break
+                pick = np.random.permutation(ok)[:n]
+                z = np.stack([y[pick], x[pick]]) / np.float32(hi)
+                if random.random() < 0.4:          # what is left of noise in a shrunken view
+                    z += np.random.standard_normal(z.shape[1:]).astype(np.float32) * np.float32(random.uniform(0, 0.02))
+                parts.append(z)
+                own += [float(hi)] * n
+            if len(parts) < count:
                 continue
-            pick = np.random.permutation(ok)[:n]
-            z = np.stack([y[pick], x[pick]]) / np.float32(hi)
-            if random.random() < 0.4:          # what is left of noise in a shrunken view
-                z += np.random.standard_normal(z.shape[1:]).astype(np.float32) * np.float32(random.uniform(0, 0.02))
-            z = torch.from_numpy(z).unsqueeze(2)
+            z = torch.from_numpy(np.concatenate(parts, 1)).unsqueeze(2)
             if random.random() < 0.3:
                 z = torch.rot90(z, random.choice((1, 2, 3)), (3, 4))
-            return (z.flip(4) if random.random() < 0.5 else z).contiguous(), float(hi)
+            return (z.flip(4) if random.random() < 0.5 else z).contiguous(), torch.tensor(own)
 
     def turned(self, v):
         """[2, H, W] as a sample [2, 1, 1, H, W], turned and flipped at random."""
@@ -285,6 +315,7 @@ def main():
     p.add_argument("--start", help="a weights file to start from")
     p.add_argument("--ready", type=float, default=0, help="share of a run's growth of slices that is behind at its start")
     p.add_argument("--save-every", type=float, default=180, help="seconds")
+    p.add_argument("--partner", help="--out of another process that trains the same network: both average their weights twice a minute")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     os.makedirs(a.out, exist_ok=True)
@@ -319,15 +350,15 @@ def main():
     def note(k, v):
         sums[k], count[k] = sums.get(k, 0.0) + float(v.detach()), count.get(k, 0) + 1
 
-    def restore(x, y, cls):
-        """Decoded restoration loss and the latent's pooled features."""
+    def restore(x, cls):
+        """What came out, and the latent's pooled features."""
         nonlocal seen
         h, w = x.shape[-2:]
         xp = pad8(x)
         seen += xp.numel()
         codes = net.encode(xp)
         out = net.decode(xp, codes, prompts.sample(cls, x.shape[0]))[..., :h, :w]
-        return F.l1_loss(out.float(), y), net.pool(codes[3].float()), out.detach().float()
+        return out.float(), net.pool(codes[3].float())
 
     def pooled(x):
         nonlocal seen
@@ -347,8 +378,8 @@ def main():
         return F.cross_entropy(l, torch.full((l.shape[0],), cls)) * (2 if cls == 2 else 1)
 
     def gain(out, x, y):
-        e0, e1 = (x - y).square().mean(), (out - y).square().mean()
-        return 10 * torch.log10((e0 + 1e-9) / (e1 + 1e-9))
+        e0, e1 = (x - y).square().mean((1, 2, 3)), (out - y).square().mean((1, 2, 3))
+        return (10 * torch.log10((e0 + 1e-9) / (e1 + 1e-9))).mean()
 
     def visible(g, db=43):
         """Too faint an artifact is not called one: the classifier is not asked there."""
@@ -358,32 +389,35 @@ def main():
         r = work.get(kind, 1.0)
         return int(r) + (random.random() < r - int(r))
 
-    def weighted(loss, z):
-        """L1 counts relative to what the artifact did, or the strong ones would be all that is learned."""
-        return loss * (0.06 / (0.02 + (z[0] - z[1]).square().mean().sqrt().item()))
+    def loss_of(out, z, kind):
+        """L1 and the squared error, each relative to what the artifact did, or the strong ones would be all that is learned.
+        L1 alone (the paper's) smooths away what is more likely absent than there, which costs PSNR in fine texture."""
+        e, did = out - z[1], (z[0] - z[1]).square().mean((1, 2, 3)).sqrt()
+        l1, l2 = e.abs().mean((1, 2, 3)), e.square().mean((1, 2, 3))
+        note("l1_" + kind, l1.mean())
+        note("gain_" + kind, gain(out.detach(), z[0], z[1]))
+        return ((l1 + l2 / (0.01 + 0.3 * did)) * (0.06 / (0.02 + did))).mean() * weights.get(kind, 1.0)
 
-    def task_whole(kind, db=43):
+    def task_whole(kind, db=43, shrink=0.8):
         g, th = pool.sample(kind)
-        z = large(g, th, progress, shrink=0.8)          # ghosts and fields come from afar: crops do not show from where
-        loss, full, out = restore(z[0], z[1], CLASS[kind])
-        note("l1_" + kind, loss)
-        note("gain_" + kind, gain(out, z[0], z[1]))
-        loss = weighted(loss, z) * weights[kind]
+        z = large(g, th, progress, shrink=shrink)       # ghosts and fields come from afar: crops do not show from where
+        out, full = restore(z[0], CLASS[kind])
+        loss = loss_of(out, z, kind)
         if visible(g, db):
             loss = loss + a.ce * classify(views(full, g[0]), CLASS[kind], kind)
         return loss
 
     def task_noise():
-        g, th = pool.sample("noise")
-        u = random.random()
-        z = crop(g, random.randrange(80, 177, 16), th) if u < 0.7 else large(g, th, progress, 0.7)
-        loss, full, out = restore(z[0], z[1], CLASS["noise"])
-        note("l1_noise", loss)
-        note("gain_noise", gain(out, z[0], z[1]))
-        loss = weighted(loss, z) * weights["noise"]
-        if visible(g) and u >= 0.7:
-            loss = loss + a.ce * classify(views(full, g[0]), 1, "noise")
-        return loss
+        if random.random() < 0.2:
+            return task_whole("noise", shrink=0.5)
+        size, parts = random.randrange(80, 177, 16), []
+        while len(parts) < max(2, 65000 // size ** 2):          # one product of several crops is quicker than one for each
+            g, th = pool.sample("noise")
+            if min(g.shape[-2:]) >= size:
+                parts.append(crop(g, size, th))
+        z = torch.cat(parts, 1)
+        out, full = restore(z[0], CLASS["noise"])
+        return loss_of(out, z, "noise")
 
     recent = collections.deque(maxlen=24)           # pooled full views of biased and clean slices
 
@@ -395,19 +429,23 @@ def main():
     def task_bias():
         if a.plain:
             return task_whole("bias", 36)
-        total = 0
-        for _ in range(3):
-            z, own = pool.fields(2)
-            loss, small, out = restore(z[0], z[1], CLASS["bias"])
-            note("l1_bias", loss)
-            note("gain_bias", gain(out, z[0], z[1]))
-            total = total + weighted(loss, z) * weights["bias"]
-            # The same slices with and without the field, the full view taken from whatever biased or clean slice was
-            # last seen: only the shrunken view can tell, and it has to
-            if visible(z, 34) and recent:
-                full = torch.cat([random.choice(recent) for _ in range(2)])
-                total = total + a.pairs / 6 * (classify(torch.cat([full, small], 1), 2, "pair_bias") +
-                                               classify(torch.cat([full, pooled(z[1] * own)], 1), 3, "pair_clean"))
+        each = 5
+        z, own = pool.fields(2, each)
+        out, small = restore(z[0], CLASS["bias"])
+        # One factor for all slices of a field is the program's to find (class_mean): what counts is mostly the shape
+        groups = lambda v: v.reshape(-1, each * v[0].numel())
+        r, x = groups(out), groups(z[1])
+        fit = (r * x).sum(1) / ((r * r).sum(1) + 1e-6)
+        fitted = out * fit.repeat_interleave(each)[:, None, None, None]
+        total = 2 * loss_of(fitted, z, "bias") + 0.5 * loss_of(out, z, "bias_as_is")
+        # The same slices with and without the field, the full view taken from whatever biased or clean slice was
+        # last seen: only the shrunken view can tell, and it has to
+        seen_at = (z[0] - z[1]).square().mean((1, 2, 3)) > 10 ** -3.4
+        if seen_at.any() and recent and a.ce > 0:
+            full = torch.cat([random.choice(recent) for _ in range(int(seen_at.sum()))])
+            plain = pooled((z[1] * own[:, None, None, None])[seen_at])
+            total = total + a.pairs / 2 * (classify(torch.cat([full, small[seen_at]], 1), 2, "pair_bias") +
+                                           classify(torch.cat([full, plain], 1), 3, "pair_clean"))
         g, th = pool.sample("bias")
         if visible(g, 36):
             total = total + ask_large(g, th, 2, "bias", 0.3)
@@ -418,7 +456,8 @@ def main():
         loss = ask_large(g, th, 3, "clean", 0.6) if a.ce else torch.zeros((), requires_grad=True)
         if random.random() < 0.2:
             z = large(g, th, progress, 0)
-            extra, full, out = restore(z[0], z[1], random.choice((0, 1, 2) if a.plain else (0, 1)))
+            out, full = restore(z[0], random.choice((0, 1, 2) if a.plain else (0, 1)))
+            extra = F.l1_loss(out, z[1])
             note("l1_clean", extra)
             loss = loss + 0.5 * extra
         return loss
@@ -471,6 +510,7 @@ def main():
         return a.ce * classify(views(full, x), best, "state")
 
     tasks = {"motion": lambda: task_whole("motion"), "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state}
+    exchange = Exchange(net, a.out, a.partner) if a.partner else None
     ending = []
     signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
     saved = reported = time.time()
@@ -508,6 +548,8 @@ def main():
             log.flush()
             sums.clear()
             count.clear()
+            if exchange:
+                exchange.meet(step)
             reported = now
         if now - saved > a.save_every or over() >= 1 or ending:
             state = {"net": net.state_dict(), "opt": opt.state_dict(), "ema": ema, "step": step, "spent": spent,
