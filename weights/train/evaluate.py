@@ -5,14 +5,17 @@ class, and what each class's step does to clean scans.  (Mixtures and cascades: 
 
 Every volume is corrupted whole, in 3-D, by artifacts.py with a fixed seed; a central slab of the result is written
 as NIfTI, restored by `resmap restore --order CLASS --steps 1` and classified by `resmap classify --json`.  PSNR: range 1
-on the clean slab's scaled intensities, whole slab; gains are means over volumes.  Peers for noise: the Gaussian filter
+on the clean slab's scaled intensities, whole slab; gains are means over volumes.  Bias is restored in the whole volume and
+measured there, as a field is one thing: a slab alone does not tell how bright it should be.  Peers for noise: the Gaussian filter
 of the best width for each volume, and non-local means slice by slice, told the noise level or measuring it (scikit-image's
-estimate_sigma).  Recall is over the slices whose PSNR the artifact took below 35 dB, and over all of them.  Prints Markdown.
+estimate_sigma); for bias: N4 as bench/classical.py sets it (SimpleITK), as it is and times the best factor.  Recall is over
+the slices whose PSNR the artifact took below 35 dB, and over all of them.  Prints Markdown.
 """
 import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 
 import nibabel
@@ -23,6 +26,9 @@ from skimage.restoration import denoise_nl_means, estimate_sigma
 import artifacts
 from data import KINDS, load, manifest
 from scaling import psnr, scale_numbers
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bench"))
+import classical                                         # noqa: E402
 
 WIDTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.3)
 
@@ -68,6 +74,25 @@ def cases(split, preset, slices, work, limit=None):
         yield row, out, axis
 
 
+def whole(row, i, preset, work):
+    """Paths of the whole clean volume and of that under the bias field, and both volumes."""
+    paths = [os.path.join(work, "%d-whole-%s.nii" % (i, k)) for k in ("clean", "bias")]
+    v, edge, affine = load(row)
+    if not all(os.path.exists(p) for p in paths):
+        lo, hi, mean = scale_numbers(v)
+        x = (v - lo) / (hi - lo)
+        rec = artifacts.draw(9000 + i, preset, ["bias"], x.shape, artifacts.plane_axis(affine, v.shape))
+        y = artifacts.apply(x, rec, edge, x > (mean - lo) / (hi - lo)) * (hi - lo) + lo
+        for path, values in zip(paths, (v, y)):
+            nibabel.save(nibabel.Nifti1Image(np.asarray(values, dtype=np.float32), affine), path)
+    return paths, v, nibabel.load(paths[1]).get_fdata(dtype=np.float32)
+
+
+def fitted(clean, x):
+    """x times the factor that fits `clean` best."""
+    return x * ((clean * x).sum() / (x * x).sum())
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--resmap", default="./resmap")
@@ -92,6 +117,9 @@ def main():
         clean = scaled(slabs["clean"])
         of = {"split": row["split"], "called": {}, "clear": {}, "before": {}, "gain": {}, "forced": {}}
         cells = [os.path.basename(row["path"]).replace(".nii.gz", "")]
+        paths, clean_whole, biased_whole = whole(row, i, a.preset, work)
+        whole_numbers = scale_numbers(clean_whole)
+        scaled_whole = lambda v: (np.asarray(v, np.float64) - whole_numbers[0]) / (whole_numbers[1] - whole_numbers[0])
         for kind in KINDS:
             src, dst = os.path.join(work, "%d-%s.nii" % (i, kind)), os.path.join(work, "%d-%s-restored.nii" % (i, kind))
             answer = json.loads(run([a.resmap, "classify", "--json"] + common + [src]))["volumes"][0]
@@ -100,14 +128,26 @@ def main():
             of["clear"][kind] = [kind == "clean" or psnr(ref, ours) < 35
                                  for ours, ref in zip(np.moveaxis(x, axis, 0), np.moveaxis(clean, axis, 0))]
             if kind == "clean":
-                for c in KINDS[:3]:
+                for c in KINDS[:2]:
                     run([a.resmap, "restore", "-f", "--order", c, "--steps", "1"] + common + [src, dst])
                     of["forced"][c] = psnr(clean, scaled(nibabel.load(dst).get_fdata()))
+                run([a.resmap, "restore", "-f", "--order", "bias", "--steps", "1"] + common + [paths[0], dst])
+                of["forced"]["bias"] = psnr(scaled_whole(clean_whole), scaled_whole(nibabel.load(dst).get_fdata()))
                 continue
+            now, scale = (clean, scaled)
+            if kind == "bias":
+                src, now, scale = paths[1], scaled_whole(clean_whole), scaled_whole
+                x = scaled_whole(biased_whole)
             run([a.resmap, "restore", "-f", "--order", kind, "--steps", "1"] + common + [src, dst])
-            before, after = psnr(clean, x), psnr(clean, scaled(nibabel.load(dst).get_fdata()))
+            restored = scale(nibabel.load(dst).get_fdata())
+            before, after = psnr(now, x), psnr(now, restored)
             of["before"][kind], of["gain"][kind] = before, after - before
             cells.append("%.2f → %.2f (%+.2f)" % (before, after, after - before))
+            if kind == "bias":
+                of["fitted"] = psnr(now, fitted(now, restored)) - before
+                if "N4" not in classical.missing():
+                    z = scaled_whole(classical.restore(src, axis, slice(None), ["N4"])["N4"])
+                    of["n4"], of["n4 fitted"] = psnr(now, z) - before, psnr(now, fitted(now, z)) - before
             if kind == "noise":
                 widths = lambda g: tuple(0 if d == axis else g for d in range(3))
                 of["gauss"] = max(psnr(clean, scipy.ndimage.gaussian_filter(x, widths(g))) for g in WIDTHS) - before
@@ -119,7 +159,7 @@ def main():
         volumes.append(of)
     if a.prepare:
         return
-    print("\npreset `%s`, %d central slices each\n" % (a.preset, a.slices))
+    print("\npreset `%s`, %d central slices each, for bias whole volumes\n" % (a.preset, a.slices))
     print("| split, volumes | class | PSNR before | mean gain, dB | worst | recall of slices below 35 dB (how many) | of all slices "
           "| clean scans after that class's step: PSNR, worst |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
     splits = a.split.split(",")
@@ -138,6 +178,9 @@ def main():
                   hits[clear].mean() if clear.any() else np.nan, clear.sum(), hits.mean(), f))
     print("\nPeers for noise, gain in dB: " + "; ".join(
           "%s: best Gaussian filter %+.2f, non-local means told the level %+.2f, with the level measured %+.2f" % (split, *(np.mean([v[n] for v in some]) for n in ("gauss", "told", "measured"))) for split, some in groups))
+    if all("n4" in v for v in volumes):
+        print("\nBias, gain in dB times the best factor, and N4 as it is and times the best factor: " + "; ".join(
+              "%s: %+.2f, %+.2f, %+.2f" % (split, *(np.mean([v[n] for v in some]) for n in ("fitted", "n4", "n4 fitted"))) for split, some in groups))
     table = [[sum(c == b for v in volumes for c in v["called"][k]) for b in KINDS] for k in KINDS]
     print("\nSlices by class (rows: true; columns: called %s): %s" % (", ".join(KINDS), table))
     print("\n| volume | motion | noise | bias |\n| --- | --- | --- | --- |")

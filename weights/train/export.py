@@ -51,7 +51,7 @@ def main():
     config = dict(json.loads(s["config"]), name=a.name)
     config["training"] = {"data": "train split of the project's data set (see the data sheet %s.md)" % a.name,
                           "steps": s["step"], "minutes": round(s["spent"] / 60, 1), "megapixels": round(s["pixels"] / 1e6),
-                          "loss": "L1, relative to what the artifact did, + 0.04 cross entropy", "start": a.start,
+                          "loss": "L1 and squared error, relative to what the artifact did, + 0.05 cross entropy", "start": a.start,
                           "optimizer": "Adam, cosine; weights averaged",
                           "precision": "bfloat16 autocast", "parameters": sum(int(v.numel()) for v in s["ema"].values())}
     write_safetensors(a.out, tensors, {"resmap.config": json.dumps(config, sort_keys=True)})

@@ -38,8 +38,8 @@ from views import area_matrix, field, pad8, view_shape
 
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
 CONFIG = dict(dim=16, num_blocks=[1, 2, 2, 4], num_refinement_blocks=1, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
-              layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2)
-PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views")}
+              layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, unit_field=True)
+PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "unit_field")}
 PIXELS = 64
 CLASS = {"motion": 0, "noise": 1, "bias": 2, "clean": 3}
 
