@@ -662,12 +662,12 @@ START_TEST(cascades)
     static const struct { const char *name; int steps, by_slice, scale; const char *order; } runs[] = {
         {"slice", 3, 1, 0, NULL}, {"volume", 3, 0, 0, NULL}, {"forced", -1, 0, 0, "bias,noise"},
         {"scaled_volume", 2, 0, 1, NULL}, {"scaled_slice", 3, 1, 1, NULL},
-        {"unit_forced", -1, 0, 0, "bias,noise"}, {"unit_slice", 3, 1, 1, NULL}};
+        {"fitted_forced", -1, 0, 0, "bias,noise"}, {"fitted_slice", 3, 1, 1, NULL}};
     resmap_model *model = open_model("cascade");
     tensors *io = tensors_open("cascade.io");
     double magnified = 1, error;
 
-    model->config.unit_field = strncmp(runs[_i].name, "unit_", 5) == 0;
+    if (strncmp(runs[_i].name, "fitted_", 7) == 0) model->config.field_order = 3;
     for (int d = 0; d < all_devices(); d++) {
         const char *name = runs[_i].name;
         const tensor *input = tensors_get(io, "%s.input", name), *expected = tensors_get(io, "%s.output", name);

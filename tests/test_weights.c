@@ -578,8 +578,9 @@ START_TEST(model_configuration)
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 3", "classifier_views"},
         {"{\"bias\": 64}", "{}, \"classifier_views\": 2", "classifier_views"},
         {"{\"bias\": 64}", "{\"bias\": 64, \"noise\": 32}", "different sizes"},
-        {"{\"bias\": 64}", "{}, \"unit_field\": true", "unit_field needs class_pixels"},
-        {"{\"bias\": 64}", "{\"bias\": 64}, \"unit_field\": 1", "unit_field is neither"},
+        {"{\"bias\": 64}", "{}, \"field_order\": 3", "field_order needs class_pixels"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 7", "field_order"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": true", "field_order"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 2", "classifier.fc1.weight"},
     };
 

@@ -57,7 +57,7 @@ typedef struct cascade {
     rsm_encoding *encodings;     /* slices x 2: full, shrunken */
     int *owners;                 /* the first worker on the device that has them; NOBODY: there are none */
     unsigned char *stopped;      /* deciding by slice: slices found clean */
-    double *fields;              /* slices x 2: sum of the field undone in this step over the foreground, voxels there */
+    double *ratios;              /* slices x shrunken pixels: fields of this step, 0 off the foreground; NULL: not asked for */
 
     /* One step. */
     size_t frame;
@@ -228,21 +228,37 @@ static resmap_status set_prompt(worker *w, int class_index, size_t slice)
     return RESMAP_OK;
 }
 
-/* What the step has divided the loaded slice by, over its foreground. */
-static void sum_field(const worker *w, double field[2])
+static size_t ratio_count(const cascade *c)
 {
-    const cascade *c = w->cascade;
-    double least = threshold(c);
-
-    field[0] = field[1] = 0;     /* another may have got so far with the slice, and failed */
-    for (size_t i = 0; i < slice_pixels(c); i++) {
-        if (!((double)w->slice[i] > least) || w->result[i] == 0) continue;
-        field[0] += (double)w->slice[i] / (double)w->result[i];
-        field[1]++;
-    }
+    return c->slicing.slices * c->shrunken_height * c->shrunken_width;
 }
 
-/* Restores loaded slice s as class_index says, into w->result. kept: its two encodings, or NULL;
+/* Does the step multiply the volume by one field, when all its slices are done? */
+static int fits_field(const cascade *c, int class_index)
+{
+    return c->config->field_order > 0 && uses_shrunken(c, class_index);
+}
+
+/* What the step found for the volume's field in loaded slice s, whose result stays as it is. */
+static resmap_status note_field(worker *w, size_t s)
+{
+    const cascade *c = w->cascade;
+    size_t count = c->shrunken_height * c->shrunken_width;
+    double *ratio = c->ratios + s * count;
+
+    RSM_TRY(rsm_field_ratio(w->env, w->small, w->small_result, c->shrunken_height, c->shrunken_width, threshold(c),
+                            ratio));
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(ratio[i]))
+            return rsm_fail(w->env, RESMAP_DEVICE_FAILED,
+                            "%s: slice %zu comes out of the network with values that are not finite%s",
+                            c->input_name, s, advice(w));
+        if (!((double)w->small[i] > threshold(c))) ratio[i] = 0;
+    }
+    return RESMAP_OK;
+}
+
+/* Restores loaded slice s as class_index says, into w->result, or notes what that says of the volume's field. kept: its two encodings, or NULL;
  * `encoded`: the full view (shrunken view) holds its encoding already. */
 static resmap_status restore_slice(worker *w, size_t s, int class_index, const rsm_encoding *kept, int encoded)
 {
@@ -260,11 +276,10 @@ static resmap_status restore_slice(worker *w, size_t s, int class_index, const r
     else if (!encoded) RSM_TRY(encode(w, view, small ? w->small : w->slice, NULL));
     if (!small) return decode(w, view, w->result);
     RSM_TRY(decode(w, view, w->small_result));
+    if (fits_field(c, class_index)) return note_field(w, s);
     memcpy(w->result, w->slice, slice_pixels(c) * sizeof *w->result);
-    RSM_TRY(rsm_apply_field(w->env, w->result, height, width, w->small, w->small_result, c->shrunken_height,
-                            c->shrunken_width, threshold(c)));
-    sum_field(w, c->fields + 2 * s);
-    return RESMAP_OK;
+    return rsm_apply_field(w->env, w->result, height, width, w->small, w->small_result, c->shrunken_height,
+                           c->shrunken_width, threshold(c));
 }
 
 /* ---- Encodings that wait for the volume's decision ---------------------------------------------------------- */
@@ -393,35 +408,36 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
     return rsm_share(c->env, &work, c->sharers, c->worker_count);
 }
 
-/* After a step: the slices' fields have mean 1 over the volume's foreground. Whatever the network makes of a single
- * slice's brightness, an artifact's field is defined so (contract of the synthesizer), and a scan's units mean nothing. */
-static void unit_field(cascade *c)
+/* Fits one field to what the slices of this step have noted, and multiplies them by it. */
+static resmap_status apply_volume_field(cascade *c)
 {
-    float *slice = c->workers[0].slice, *mask = c->workers[0].slice_mask;   /* free now */
-    double sum = 0, voxels = 0, lo = c->scale.lo;
+    float *slice = c->workers[0].slice, *mask = c->mask != NULL ? c->workers[0].slice_mask : NULL;   /* free now */
+    size_t count = c->shrunken_height * c->shrunken_width;
+    rsm_volume_field field = {.order = c->config->field_order, .slices = c->slicing.slices,
+                              .height = c->slicing.height, .width = c->slicing.width,
+                              .small_height = c->shrunken_height, .small_width = c->shrunken_width};
 
+    RSM_TRY(rsm_volume_field_fit(c->env, &field, c->ratios));
     for (size_t s = 0; s < c->slicing.slices; s++) {
-        sum += c->fields[2 * s];
-        voxels += c->fields[2 * s + 1];
-    }
-    for (size_t s = 0; s < c->slicing.slices && sum > 0; s++) {
-        if (c->fields[2 * s + 1] == 0) continue;
+        size_t noted = 0;
+        while (noted < count && !(c->ratios[s * count + noted] > 0)) noted++;
+        if (noted == count) continue;
         rsm_slice_get(&c->slicing, c->shape, c->volume, s, slice);
-        if (c->mask != NULL) rsm_slice_get(&c->slicing, c->shape, c->mask, s, mask);
-        for (size_t i = 0; i < slice_pixels(c); i++)
-            if (c->mask == NULL || mask[i] > 0.5f) slice[i] = (float)(((double)slice[i] - lo) * (sum / voxels) + lo);
+        if (mask != NULL) rsm_slice_get(&c->slicing, c->shape, c->mask, s, mask);
+        rsm_volume_field_apply(&field, s, c->scale.lo, mask, slice);
         rsm_slice_put(&c->slicing, c->shape, c->volume, s, slice);
     }
+    return RESMAP_OK;
 }
 
 /* A step's restorations of every slice whose rank is not negative. */
 static resmap_status restore_slices(cascade *c, resmap_status (*run)(void *, size_t, size_t),
                                     int (*rank)(const void *, size_t, size_t))
 {
-    memset(c->fields, 0, 2 * c->slicing.slices * sizeof *c->fields);
+    if (c->ratios == NULL) return each_slice(c, "restore", run, rank);
+    memset(c->ratios, 0, ratio_count(c) * sizeof *c->ratios);
     RSM_TRY(each_slice(c, "restore", run, rank));
-    if (c->config->unit_field) unit_field(c);
-    return RESMAP_OK;
+    return apply_volume_field(c);
 }
 
 static int any_slice(const void *data, size_t i, size_t s)
@@ -471,7 +487,7 @@ static resmap_status restore_one(void *data, size_t i, size_t s)
     RSM_TRY(set_prompt(w, c->class_index, 0));
     load_slice(w, s);
     RSM_TRY(restore_slice(w, s, c->class_index, own, 0));
-    RSM_TRY(store_slice(w, s));
+    if (!fits_field(c, c->class_index)) RSM_TRY(store_slice(w, s));
     for (int view = 0; own != NULL && view < 2; view++) rsm_encoding_clear(&own[view]);
     return RESMAP_OK;
 }
@@ -545,7 +561,7 @@ static resmap_status step_one(void *data, size_t i, size_t s)
     if (class_index == c->config->clean) return RESMAP_OK;
     RSM_TRY(set_prompt(w, class_index, s));
     RSM_TRY(restore_slice(w, s, class_index, NULL, 1));
-    return store_slice(w, s);
+    return fits_field(c, class_index) ? RESMAP_OK : store_slice(w, s);
 }
 
 /* One decision a step for every slice (the paper's way). */
@@ -640,10 +656,12 @@ static resmap_status allocate(cascade *c)
     c->probabilities = calloc(slices * (classes + 1), sizeof *c->probabilities);
     c->owners = calloc(slices, sizeof *c->owners);
     c->stopped = calloc(slices, sizeof *c->stopped);
-    c->fields = calloc(2 * slices, sizeof *c->fields);
-    if (c->foreground == NULL || c->probabilities == NULL || c->owners == NULL || c->stopped == NULL ||
-        c->fields == NULL)
+    if (c->foreground == NULL || c->probabilities == NULL || c->owners == NULL || c->stopped == NULL)
         return rsm_no_memory(c->env, slices * sizeof *c->foreground);
+    if (c->config->field_order > 0) {
+        c->ratios = malloc(rsm_bytes(ratio_count(c), sizeof *c->ratios));
+        if (c->ratios == NULL) return rsm_no_memory(c->env, ratio_count(c) * sizeof *c->ratios);
+    }
     c->encodings = calloc(2 * slices, sizeof *c->encodings);
     if (c->encodings == NULL) return rsm_no_memory(c->env, 2 * slices * sizeof *c->encodings);
     drop_encodings(c);
@@ -672,7 +690,7 @@ static void clear(cascade *c)
     free(c->encodings);
     free(c->owners);
     free(c->stopped);
-    free(c->fields);
+    free(c->ratios);
 }
 
 static resmap_status choose_steps(cascade *c)

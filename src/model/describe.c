@@ -32,7 +32,7 @@ static int add_classes(const resmap_model *model, json_t *root)
     failed |= json_object_set_new(root, "classes", classes);
     failed |= json_object_set_new(root, "prompts", prompts);
     failed |= json_object_set_new(root, "class_pixels", pixels);
-    failed |= json_object_set_new(root, "unit_field", json_boolean(config->unit_field));
+    failed |= json_object_set_new(root, "field_order", json_integer((json_int_t)config->field_order));
     failed |=
         json_object_set_new(root, "classifier_views", json_integer((json_int_t)config->classifier_views));
     failed |=
@@ -90,8 +90,9 @@ static void print_classes(FILE *out, const resmap_model *model)
         fprintf(out, "  class %zu       %s: %zu prompts", c, config->classes[c],
                 rsm_model_prompt_count(model, (int)c));
         if (config->class_pixels[c])
-            fprintf(out, ", restored as a field at %zu pixels%s", config->class_pixels[c],
-                    config->unit_field ? ", of mean 1" : "");
+            fprintf(out, ", restored as a field at %zu pixels", config->class_pixels[c]);
+        if (config->class_pixels[c] && config->field_order)
+            fprintf(out, ", of order %zu over the volume", config->field_order);
         fprintf(out, "\n");
     }
 }

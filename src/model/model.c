@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/philox.h"
+#include "model/field.h"
 #include "model/model.h"
 
 #define SUFFIX ".safetensors"
@@ -211,7 +212,7 @@ static resmap_status read_classes(rsm_env *env, const char *name, const json_t *
 static resmap_status read_views(rsm_env *env, const char *name, const json_t *root, rsm_config *config)
 {
     const json_t *pixels = json_object_get(root, "class_pixels"),
-                 *views = json_object_get(root, "classifier_views"), *unit = json_object_get(root, "unit_field");
+                 *views = json_object_get(root, "classifier_views"), *order = json_object_get(root, "field_order");
     const char *key;
     json_t *value;
     size_t shrunken = 0;
@@ -232,9 +233,8 @@ static resmap_status read_views(rsm_env *env, const char *name, const json_t *ro
     if (views) RSM_TRY(read_size(env, name, "classifier_views", views, 1, 2, &config->classifier_views));
     if (config->classifier_views == 2 && shrunken == 0)
         return bad(env, name, "two classifier_views need class_pixels");
-    if (unit != NULL && !json_is_boolean(unit)) return bad(env, name, "unit_field is neither true nor false");
-    config->unit_field = json_is_true(unit);
-    if (config->unit_field && shrunken == 0) return bad(env, name, "unit_field needs class_pixels");
+    if (order != NULL) RSM_TRY(read_size(env, name, "field_order", order, 1, RSM_FIELD_ORDER, &config->field_order));
+    if (config->field_order > 0 && shrunken == 0) return bad(env, name, "field_order needs class_pixels");
     return RESMAP_OK;
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from scaling import scale_numbers
-from views import field, pad8, shrink
+from views import field, pad8, ratio, shrink, volume_field
 
 
 class Restorer:
@@ -80,17 +80,19 @@ class Restorer:
                     choice = p.argmax(1)
                 stopped |= choice == clean
                 choice = np.where(stopped, -1, choice)
-            fields, shaded = [], []
+            ratios = {}
             for i, c in enumerate(choice):
-                if c >= 0:
-                    y = self.restore(x[i], c, threshold)
-                    v[i] = lo + (hi - lo) * y
-                    on = (x[i] > threshold) & (y != 0)
-                    if self.net.unit_field and self.net.classes[c] in self.net.class_pixels and on.any():
-                        fields.append(x[i][on] / y[on])
-                        shaded.append(i)
-            if fields:                                  # a field is known but for a factor: its mean becomes 1
-                v[shaded] = lo + (v[shaded] - lo) * np.concatenate(fields).mean()
+                pixels = self.net.class_pixels.get(self.net.classes[c]) if c >= 0 else None
+                if pixels and self.net.field_order:
+                    small = shrink(x[i], pixels)
+                    r = ratio(small, self.network(small, self.prompts[c]), threshold)
+                    if (small > threshold).any():
+                        ratios[i] = np.where(small > threshold, r, 0)
+                elif c >= 0:
+                    v[i] = lo + (hi - lo) * self.restore(x[i], c, threshold)
+            if ratios:
+                for i, f in volume_field(ratios, len(v), v.shape[1:], self.net.field_order).items():
+                    v[i] = lo + (v[i] - lo) * f
             trace.append({"probabilities": p, "decisions": choice, "numbers": (lo, hi, mean), "volume": v.copy()})
             if stopped.all():
                 break

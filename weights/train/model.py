@@ -196,7 +196,7 @@ class ResMAP(nn.Module):
     def __init__(self, arch="resmap", dim=48, num_blocks=(4, 6, 6, 8), num_refinement_blocks=4, heads=(1, 2, 4, 8),
                  ffn_expansion_factor=EXPANSION, layer_norm="BiasFree", in_channels=1, out_channels=1,
                  text_dim=TEXT_DIM, classes=("motion", "noise", "bias", "clean"), classifier_hidden=64,
-                 class_pixels=None, classifier_views=1, unit_field=False, **ignored):
+                 class_pixels=None, classifier_views=1, field_order=0, **ignored):
         super().__init__()
         if arch not in ("resmap", "restormer"):
             raise ValueError("arch %r" % arch)
@@ -210,10 +210,10 @@ class ResMAP(nn.Module):
                 self.config["class_pixels"] = dict(class_pixels)
             if classifier_views != 1:
                 self.config["classifier_views"] = classifier_views
-            if unit_field:
-                self.config["unit_field"] = True
+            if field_order:
+                self.config["field_order"] = field_order
         self.arch, self.classes = arch, list(classes)
-        self.class_pixels, self.views, self.unit_field = dict(class_pixels or {}), classifier_views, unit_field
+        self.class_pixels, self.views, self.field_order = dict(class_pixels or {}), classifier_views, field_order
         b, h, e, n = num_blocks, heads, ffn_expansion_factor, layer_norm
         self.patch_embed = PatchEmbed(in_channels, dim)
         self.encoder_level1 = stage(b[0], dim, h[0], e, n)

@@ -38,8 +38,8 @@ from views import area_matrix, field, pad8, view_shape
 
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
 CONFIG = dict(dim=16, num_blocks=[1, 2, 2, 4], num_refinement_blocks=1, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
-              layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, unit_field=True)
-PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "unit_field")}
+              layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, field_order=3)
+PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "field_order")}
 PIXELS = 64
 CLASS = {"motion": 0, "noise": 1, "bias": 2, "clean": 3}
 
@@ -432,7 +432,7 @@ def main():
         each = 5
         z, own = pool.fields(2, each)
         out, small = restore(z[0], CLASS["bias"])
-        # One factor for all slices of a field is the program's to find (class_mean): what counts is mostly the shape
+        # One factor for all slices of a field is the program's to find (field_order): what counts is mostly the shape
         groups = lambda v: v.reshape(-1, each * v[0].numel())
         r, x = groups(out), groups(z[1])
         fit = (r * x).sum(1) / ((r * r).sum(1) + 1e-6)

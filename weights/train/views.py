@@ -66,19 +66,45 @@ def gauss_matrix(n, sigma=2.0):
     return np.exp(-0.5 * (d / sigma) ** 2)
 
 
-def field(small_in, small_out, threshold, shape, sigma=2.0):
-    """The multiplicative field at full size, from a shrunken slice and the network's output on it (float64).
+def ratio(small_in, small_out, threshold, sigma=2.0):
+    """The multiplicative field of a shrunken slice and the network's output on it (float64).
 
     Sum w out in / sum w in^2 under a Gaussian of 2 shrunken pixels, w = 1 where the input is above the volume's
     foreground threshold; 1 where the slice has no foreground; clamped to [0.1, 10].
     """
     a, b = np.asarray(small_in, np.float64), np.asarray(small_out, np.float64)
     w = (a > threshold).astype(np.float64)
-    if w.sum() == 0:
-        return np.ones(shape)
     gh, gw = gauss_matrix(a.shape[0], sigma), gauss_matrix(a.shape[1], sigma)
     num, den = gh @ (w * b * a) @ gw.T, gh @ (w * a * a) @ gw.T
     ok = den > 0
-    ratio = np.where(ok, num / np.where(ok, den, 1), 1.0)
-    ratio = np.clip(ratio, 0.1, 10.0)
-    return linear_matrix(shape[0], a.shape[0]) @ ratio @ linear_matrix(shape[1], a.shape[1]).T
+    return np.clip(np.where(ok, num / np.where(ok, den, 1), 1.0), 0.1, 10.0)
+
+
+def field(small_in, small_out, threshold, shape):
+    """The same at full size."""
+    r = ratio(small_in, small_out, threshold)
+    return linear_matrix(shape[0], r.shape[0]) @ r @ linear_matrix(shape[1], r.shape[1]).T
+
+
+def volume_field(ratios, slices, shape, order):
+    """{slice: factor [H, W]} from {slice: ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the mean of its
+    reciprocal over the foreground samples; P: the polynomial of total degree <= order in the array coordinates ([-1, 1] from
+    first to last voxel centre) that fits log ratio best, its coefficients (of Legendre polynomials) damped by 1e-6 a sample."""
+    centres = lambda n: 2 * np.arange(n) / (n - 1) - 1 if n > 1 else np.zeros(1)
+    def small(n, length):
+        at = (np.arange(n) + 0.5) * length / n - 0.5
+        return 2 * at / (length - 1) - 1 if length > 1 else np.zeros(n)
+    terms = [(a, b, c) for a in range(order + 1) for b in range(order + 1 - a) for c in range(order + 1 - a - b)]
+    h, w = next(iter(ratios.values())).shape
+    z, y, x = (np.polynomial.legendre.legvander(t, order) for t in (centres(slices), small(h, shape[0]), small(w, shape[1])))
+    rows, values = [], []
+    for s, r in ratios.items():
+        i, j = np.nonzero(r > 0)
+        rows.append(np.stack([z[s, a] * y[i, b] * x[j, c] for a, b, c in terms], 1))
+        values.append(np.log(r[i, j]))
+    A, g = np.concatenate(rows), np.concatenate(values)
+    p = np.linalg.solve(A.T @ A + 1e-6 * len(g) * np.eye(len(terms)), A.T @ g)
+    limited = lambda e: np.clip(np.exp(e), 0.1, 10)
+    factor = (1 / limited(A @ p)).mean()
+    y, x = (np.polynomial.legendre.legvander(centres(n), order) for n in shape)
+    return {s: factor * limited(sum(k * z[s, a] * np.outer(y[:, b], x[:, c]) for k, (a, b, c) in zip(p, terms))) for s in ratios}
