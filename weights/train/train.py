@@ -160,8 +160,8 @@ class Pool:
             x = np.array(self.group("small")[0], dtype=np.float32)
             k, parts, own = x.shape[0], [], []
             for _ in range(count):
-                y, fg, hi = biased(x, np.arange(k) / (k - 1) * 2 - 1,
-                                   random.uniform(0.3, 0.7) if random.random() < 0.4 else random.uniform(0.05, 1.1), 2, 4)
+                strength = random.uniform(*random.choices(((0.3, 0.7), (0.7, 1.1), (0.05, 1.1)), (0.35, 0.25, 0.4))[0])
+                y, fg, hi = biased(x, np.arange(k) / (k - 1) * 2 - 1, strength, 2, 4)
                 ok = np.flatnonzero(fg.mean((1, 2)) > 0.06)
                 if len(ok) < n:
                     break
