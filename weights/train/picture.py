@@ -4,7 +4,8 @@
 
 A CASE is "label | scan | options of synth | options of restore", each a row of the picture: the scan's middle slice, the
 slice corrupted and restored, and what each differs by from the scan (blue: darker, red: brighter; the range is written).
-Without options of synth the scan itself is restored.  The whole scan is corrupted; its three middle slices are restored.
+Without options of synth the scan itself is restored.  The whole scan is corrupted and restored; figures are of its three
+middle slices.
 """
 import argparse
 import json
@@ -25,16 +26,14 @@ from scaling import psnr, scale_numbers
 ERROR = 0.1
 
 
-def middle(path, axis, out=None):
-    """The three middle slices of a scan, [slices, H, W]; written to `out` as well."""
+def middle(path, axis):
+    """The three middle slices of a scan, [slices, H, W]."""
     image = nibabel.load(path)
     v = np.asarray(image.dataobj, dtype=np.float32).reshape(image.shape[:3])
     n = v.shape[axis]
     first = max(0, n // 2 - 1) if n > 3 else 0
     cut = [slice(None)] * 3
     cut[axis] = slice(first, first + 3)
-    if out:
-        nibabel.save(nibabel.Nifti1Image(v[tuple(cut)], image.affine), out)
     return np.moveaxis(v[tuple(cut)], axis, 0).transpose(0, 2, 1)
 
 
@@ -49,14 +48,14 @@ def main():
     for row, case in zip(axes, a.case):
         label, scan, synth, restore = (part.strip() for part in case.split("|"))
         with tempfile.TemporaryDirectory(prefix="resmap-picture-") as work:
-            corrupted, part, out, report = (os.path.join(work, f) for f in ("c.nii", "p.nii", "o.nii", "r.json"))
+            corrupted, out, report = (os.path.join(work, f) for f in ("c.nii", "o.nii", "r.json"))
             image = nibabel.load(scan)
             axis = artifacts.plane_axis(image.affine, image.shape[:3])
             if synth:
                 run([a.resmap, "synth", "-q", *shlex.split(synth), scan, corrupted])
-            clean, given = middle(scan, axis), middle(corrupted if synth else scan, axis, part)
-            run([a.resmap, "restore", "-q", "-m", a.model, "--report", report, *shlex.split(restore), part, out])
-            made = np.moveaxis(nibabel.load(out).get_fdata(), axis, 0).transpose(0, 2, 1)
+            given = corrupted if synth else scan
+            run([a.resmap, "restore", "-q", "-m", a.model, "--report", report, *shlex.split(restore), given, out])
+            clean, given, made = (middle(path, axis) for path in (scan, given, out))
             steps = [s["class"] for s in json.load(open(report))["volumes"][0]["steps"]]
         lo, hi = scale_numbers(clean)[:2]
         clean, given, made = ((v - lo) / (hi - lo) for v in (clean, given, made))
