@@ -1,4 +1,4 @@
-"""A checkpoint's averaged weights and the prompts -> a weights file (weights/FORMAT.md), the same bytes every time.
+"""A checkpoint's averaged weights (or the average of several checkpoints') and the prompts -> a weights file (weights/FORMAT.md), the same bytes every time.
 
     export.py --checkpoint last.pt --prompts features.npz --name resmap-s --out weights/resmap-s.safetensors
 """
@@ -33,16 +33,17 @@ def write_safetensors(path, tensors, metadata):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--checkpoint", required=True)
+    p.add_argument("--checkpoint", required=True, nargs="+", help="the last of several counts for the record; all are averaged")
     p.add_argument("--prompts", required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--name", default="resmap-s")
     p.add_argument("--start", default="random", help="what the run began with, for the training record")
     p.add_argument("--raw", action="store_true", help="the last weights instead of their average")
     a = p.parse_args()
-    s = torch.load(a.checkpoint, weights_only=True)
+    states = [torch.load(path, weights_only=True) for path in a.checkpoint]
+    s, of = states[-1], "net" if a.raw else "ema"
     z = np.load(a.prompts)
-    tensors = {k: v.numpy().astype(np.float16) for k, v in s["net" if a.raw else "ema"].items()}
+    tensors = {k: (sum(t[of][k].double() for t in states) / len(states)).numpy().astype(np.float16) for k in s[of]}
     for k, v in tensors.items():
         if not np.isfinite(v).all():
             raise SystemExit("%s does not fit in F16" % k)
@@ -52,7 +53,7 @@ def main():
     config["training"] = {"data": "train split of the project's data set (see the data sheet %s.md)" % a.name,
                           "steps": s["step"], "minutes": round(s["spent"] / 60, 1), "megapixels": round(s["pixels"] / 1e6),
                           "loss": "L1 and squared error, relative to what the artifact did, + 0.05 cross entropy", "start": a.start,
-                          "optimizer": "Adam, cosine; weights averaged",
+                          "optimizer": "Adam, cosine; weights averaged" + ("; of %d checkpoints" % len(states) if len(states) > 1 else ""),
                           "precision": "bfloat16 autocast", "parameters": sum(int(v.numel()) for v in s["ema"].values())}
     write_safetensors(a.out, tensors, {"resmap.config": json.dumps(config, sort_keys=True)})
     data = open(a.out, "rb").read()
