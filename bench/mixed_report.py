@@ -90,7 +90,9 @@ def opening(bench, sets):
         "`resmap evaluate`: PSNR in dB over the slices together, SSIM (11x11 Gaussian window) by slice. **Cells: mean "
         "PSNR (mean gain over the corrupted slices) / mean SSIM**, every scan counting once. The clean scans are as "
         "acquired: their own noise and receive field count as truth, which bounds what can be measured; only the phantom is "
-        "exact." % bench.o.slices,
+        "exact. The slices are a scan of their own to resmap: where there is a bias field, which is defined with mean 1 over "
+        "a scan's foreground, they are scaled until it has mean 1 over them, and the other methods' results alike."
+        % bench.o.slices,
         "",
         "- **one step**: the first step of the default cascade: the classifier picks one prompt.",
         "- **cascade**: what `resmap restore` does by default: up to three steps, one decision a step for the whole "
