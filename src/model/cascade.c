@@ -57,7 +57,7 @@ typedef struct cascade {
     rsm_encoding *encodings;     /* slices x 2: full, shrunken */
     int *owners;                 /* the first worker on the device that has them; NOBODY: there are none */
     unsigned char *stopped;      /* deciding by slice: slices found clean */
-    double *ratios;              /* slices x shrunken pixels: fields of this step, 0 off the foreground; NULL: not asked for */
+    double *ratios;              /* slices x shrunken pixels: this step's fields, 0 off the foreground; or NULL */
 
     /* One step. */
     size_t frame;
@@ -246,8 +246,8 @@ static resmap_status note_field(worker *w, size_t s)
     size_t count = c->shrunken_height * c->shrunken_width;
     double *ratio = c->ratios + s * count;
 
-    RSM_TRY(rsm_field_ratio(w->env, w->small, w->small_result, c->shrunken_height, c->shrunken_width, threshold(c),
-                            ratio));
+    RSM_TRY(rsm_field_ratio(w->env, w->small, w->small_result, c->shrunken_height, c->shrunken_width,
+                            threshold(c), ratio));
     for (size_t i = 0; i < count; i++) {
         if (!isfinite(ratio[i]))
             return rsm_fail(w->env, RESMAP_DEVICE_FAILED,
@@ -258,8 +258,8 @@ static resmap_status note_field(worker *w, size_t s)
     return RESMAP_OK;
 }
 
-/* Restores loaded slice s as class_index says, into w->result, or notes what that says of the volume's field. kept: its two encodings, or NULL;
- * `encoded`: the full view (shrunken view) holds its encoding already. */
+/* Restores loaded slice s as class_index says, into w->result, or notes what that says of the volume's field.
+ * kept: its two encodings, or NULL; `encoded`: the full view (shrunken view) holds its encoding already. */
 static resmap_status restore_slice(worker *w, size_t s, int class_index, const rsm_encoding *kept, int encoded)
 {
     const cascade *c = w->cascade;
@@ -411,7 +411,8 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
 /* Fits one field to what the slices of this step have noted, and multiplies them by it. */
 static resmap_status apply_volume_field(cascade *c)
 {
-    float *slice = c->workers[0].slice, *mask = c->mask != NULL ? c->workers[0].slice_mask : NULL;   /* free now */
+    worker *w = &c->workers[0];  /* its slices are free */
+    float *slice = w->slice, *mask = c->mask != NULL ? w->slice_mask : NULL;
     size_t count = c->shrunken_height * c->shrunken_width;
     rsm_volume_field field = {.order = c->config->field_order, .slices = c->slicing.slices,
                               .height = c->slicing.height, .width = c->slicing.width,

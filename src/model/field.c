@@ -129,11 +129,11 @@ done:
     return status;
 }
 
-/* ---- One field for a volume --------------------------------------------------------------------------------- */
+/* ---- One field for a volume ----------------------------------------------------------------------------- */
 
 static const double DAMPING = 1e-6;
 
-/* Centre of voxel i (or of what is at position i between voxels) in [-1, 1] from the first voxel's to the last one's. */
+/* Position i of an axis, in [-1, 1] from its first voxel's centre to its last one's. */
 static double coordinate(double i, size_t length)
 {
     return length > 1 ? 2 * i / (double)(length - 1) - 1 : 0;
@@ -153,7 +153,8 @@ static void legendre(double t, size_t order, double *p)
         p[k] = ((double)(2 * k - 1) * t * p[k - 1] - (double)(k - 1) * p[k - 2]) / (double)k;
 }
 
-/* All products whose degrees sum to `order` at most: slices' degree first, then rows', then columns'. Returns how many. */
+/* All products whose degrees sum to `order` at most: slices' degree first, then rows', then columns'. Returns
+ * how many. */
 static size_t products(size_t order, const double *z, const double *y, const double *x, double *p)
 {
     size_t n = 0;
@@ -164,8 +165,8 @@ static size_t products(size_t order, const double *z, const double *y, const dou
     return n;
 }
 
-/* Solves the n equations of a symmetric positive definite matrix (its lower triangle, rows of RSM_FIELD_TERMS), which
- * becomes its Cholesky factor; v becomes the solution. */
+/* Solves the n equations of a symmetric positive definite matrix (its lower triangle), which becomes its
+ * Cholesky factor; v becomes the solution. */
 static void solve(double (*m)[RSM_FIELD_TERMS], double *v, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -262,7 +263,8 @@ resmap_status rsm_volume_field_fit(rsm_env *env, rsm_volume_field *f, const doub
     return RESMAP_OK;
 }
 
-void rsm_volume_field_apply(const rsm_volume_field *f, size_t s, double lo, const float *mask, float *slice)
+void rsm_volume_field_apply(const rsm_volume_field *f, size_t s, double lo, const float *mask,
+                            float *slice)
 {
     double z[RSM_FIELD_ORDER + 1], y[RSM_FIELD_ORDER + 1], x[RSM_FIELD_ORDER + 1];
 

@@ -22,12 +22,13 @@ resmap_status rsm_apply_field(rsm_env *env, float *slice, size_t height, size_t 
 resmap_status rsm_field_ratio(rsm_env *env, const float *before, const float *after, size_t small_height,
                               size_t small_width, double threshold, double *ratio);
 
-/* ---- One field for a volume ---------------------------------------------------------------------------------
- * Slices' fields are estimated one by one, and none tells how bright it should be. A volume's field is smooth in three
- * dimensions, and by definition of mean 1 over the foreground: what multiplies the volume is exp P * mean of exp -P,
- * with P the polynomial of total degree <= order in the array coordinates ([-1, 1] from first to last voxel centre) that
- * fits the logarithms of the slices' ratios best over the foreground (least squares; products of Legendre polynomials,
- * their coefficients damped by 1e-6 of the number of samples, for a volume of few slices leaves some undetermined). */
+/* ---- One field for a volume -----------------------------------------------------------------------------
+ * Slices' fields are estimated one by one, and none tells how bright it should be. A volume's field is smooth
+ * in three dimensions, and by definition of mean 1 over the foreground: what multiplies the volume is
+ * exp P * mean of exp -P, with P the polynomial of total degree <= order in the array coordinates ([-1, 1] from
+ * first to last voxel centre) that fits the logarithms of the slices' ratios best over the foreground (least
+ * squares; products of Legendre polynomials, their coefficients damped by 1e-6 of the number of samples, for a
+ * volume of few slices leaves some undetermined). exp P is kept within [0.1, 10]. */
 enum { RSM_FIELD_ORDER = 6, RSM_FIELD_TERMS = 84 };
 
 typedef struct rsm_volume_field {
@@ -36,10 +37,12 @@ typedef struct rsm_volume_field {
     double factor;               /* mean of exp -P */
 } rsm_volume_field;
 
-/* Fits `field`, whose order (1 to RSM_FIELD_ORDER) and sizes are set. ratios: slices x small_height x small_width, 0 where
- * there is no foreground; without any the field is 1. */
+/* Fits `field`, whose order (1 to RSM_FIELD_ORDER) and sizes are set. ratios: slices x small_height x
+ * small_width, 0 where there is no foreground; without any the field is 1. */
 resmap_status rsm_volume_field_fit(rsm_env *env, rsm_volume_field *field, const double *ratios);
-/* Multiplies slice s of `field` (height x width) less lo by the field. mask: NULL, or only where it is above 0.5. */
-void rsm_volume_field_apply(const rsm_volume_field *field, size_t s, double lo, const float *mask, float *slice);
+/* Multiplies slice s of `field` (height x width) less lo by the field; with a mask only where that is
+ * above 0.5. */
+void rsm_volume_field_apply(const rsm_volume_field *field, size_t s, double lo, const float *mask,
+                            float *slice);
 
 #endif
