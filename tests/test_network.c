@@ -751,6 +751,39 @@ START_TEST(single_steps)
 }
 END_TEST
 
+/* Fields are clamped: what overflowed must not pass for one. */
+START_TEST(field_not_finite)
+{
+    resmap_model *model = open_model("cascade");
+
+    model->config.field_order = _i == 0 ? 0 : 3;
+    for (int d = 1; d < all_devices(); d++) {
+        size_t shape[4] = {26, 24, 2, 1};
+        float *data = malloc(26 * 24 * 2 * sizeof *data);
+        struct resmap_image *image, *output;
+        resmap_report *report = calloc(1, sizeof *report);
+        resmap_options options;
+        rsm_network *net;
+        for (size_t i = 0; i < 26 * 24 * 2; i++) data[i] = i % 26 < 6 ? 0 : 3e38f;
+        resmap_options_init(&options);
+        options.no_scale = 1;
+        options.order = "bias";
+        OK(rsm_image_create(&env, data, shape, NULL, &image));
+        OK(rsm_image_like(&env, image, &output));
+        OK(rsm_network_create(devices[d].device, model, RSM_FP32, &net));
+        ck_assert_int_eq(rsm_cascade_run(&env, &net, 1, image, NULL, &options, 0, output, report),
+                         RESMAP_DEVICE_FAILED);
+        ck_assert_ptr_nonnull(strstr(env.error, "not finite"));
+        rsm_network_free(net);
+        resmap_report_free(report);
+        resmap_image_free(output);
+        resmap_image_free(image);
+        free(data);
+    }
+    rsm_model_free(model);
+}
+END_TEST
+
 /* The weights that are installed compute what PyTorch computes with them. */
 START_TEST(shipped_weights)
 {
@@ -964,6 +997,7 @@ int main(void)
     tcase_add_test(tests, encodings);
     tcase_add_test(tests, workers);
     tcase_add_loop_test(tests, cascades, 0, 7);
+    tcase_add_loop_test(tests, field_not_finite, 0, 2);
     tcase_add_test(tests, single_steps);
     tcase_add_test(tests, shipped_weights);
     tcase_add_test(tests, self_check);

@@ -116,6 +116,13 @@ static const char *advice(const worker *w)
     return rsm_network_storage(w->net) == RSM_FP16 ? "; fp16 may be too narrow for the model, use fp32" : "";
 }
 
+static resmap_status not_finite(const worker *w, size_t s)
+{
+    return rsm_fail(w->env, RESMAP_DEVICE_FAILED,
+                    "%s: slice %zu comes out of the network with values that are not finite%s",
+                    w->cascade->input_name, s, advice(w));
+}
+
 /* Puts a restored slice (network units) back into the volume; excluded voxels stay. load_slice must have run for s. */
 static resmap_status store_slice(worker *w, size_t s)
 {
@@ -131,10 +138,7 @@ static resmap_status store_slice(worker *w, size_t s)
             continue;
         }
         restored[i] = (float)((double)restored[i] * width + lo);
-        if (!isfinite(restored[i]))
-            return rsm_fail(w->env, RESMAP_DEVICE_FAILED,
-                            "%s: slice %zu comes out of the network with values that are not finite%s",
-                            c->input_name, s, advice(w));
+        if (!isfinite(restored[i])) return not_finite(w, s);
     }
     rsm_slice_put(&c->slicing, c->shape, c->volume, s, restored);
     return RESMAP_OK;
@@ -248,13 +252,8 @@ static resmap_status note_field(worker *w, size_t s)
 
     RSM_TRY(rsm_field_ratio(w->env, w->small, w->small_result, c->shrunken_height, c->shrunken_width,
                             threshold(c), ratio));
-    for (size_t i = 0; i < count; i++) {
-        if (!isfinite(ratio[i]))
-            return rsm_fail(w->env, RESMAP_DEVICE_FAILED,
-                            "%s: slice %zu comes out of the network with values that are not finite%s",
-                            c->input_name, s, advice(w));
+    for (size_t i = 0; i < count; i++)
         if (!((double)w->small[i] > threshold(c))) ratio[i] = 0;
-    }
     return RESMAP_OK;
 }
 
@@ -276,6 +275,8 @@ static resmap_status restore_slice(worker *w, size_t s, int class_index, const r
     else if (!encoded) RSM_TRY(encode(w, view, small ? w->small : w->slice, NULL));
     if (!small) return decode(w, view, w->result);
     RSM_TRY(decode(w, view, w->small_result));
+    for (size_t i = 0; i < c->shrunken_height * c->shrunken_width; i++)   /* clamping a field would hide it */
+        if (!isfinite(w->small_result[i])) return not_finite(w, s);
     if (fits_field(c, class_index)) return note_field(w, s);
     memcpy(w->result, w->slice, slice_pixels(c) * sizeof *w->result);
     return rsm_apply_field(w->env, w->result, height, width, w->small, w->small_result, c->shrunken_height,
