@@ -37,6 +37,11 @@ def missing():
     return {name: packages for name, packages in lacks.items() if packages}
 
 
+def fitted(clean, y):
+    """y times the factor that fits `clean` best."""
+    return y * ((clean * y).sum() / (y.astype(float) ** 2).sum())
+
+
 def noise_level(v, axis):
     """Standard deviation of the volume's noise: the 10th percentile of that of all blocks of 12 x 12 pixels of its
     slices, a plane taken out of each, over what that percentile is in pure noise.  Unlike a wavelet's finest scale it

@@ -88,9 +88,10 @@ def whole(row, i, preset, work):
     return paths, v, nibabel.load(paths[1]).get_fdata(dtype=np.float32)
 
 
-def fitted(clean, x):
-    """x times the factor that fits `clean` best."""
-    return x * ((clean * x).sum() / (x * x).sum())
+def scaler(clean):
+    """What maps volumes by the clean one's numbers."""
+    lo, hi = scale_numbers(clean)[:2]
+    return lambda v: (np.asarray(v, np.float64) - lo) / (hi - lo)
 
 
 def main():
@@ -112,14 +113,12 @@ def main():
     for i, (row, slabs, axis) in enumerate(cases(a.split, a.preset, a.slices, work, a.limit)):
         if a.prepare:
             continue
-        numbers = scale_numbers(slabs["clean"])
-        scaled = lambda v: (np.asarray(v, np.float64) - numbers[0]) / (numbers[1] - numbers[0])
+        scaled = scaler(slabs["clean"])
         clean = scaled(slabs["clean"])
         of = {"split": row["split"], "called": {}, "clear": {}, "before": {}, "gain": {}, "forced": {}}
         cells = [os.path.basename(row["path"]).replace(".nii.gz", "")]
         paths, clean_whole, biased_whole = whole(row, i, a.preset, work)
-        whole_numbers = scale_numbers(clean_whole)
-        scaled_whole = lambda v: (np.asarray(v, np.float64) - whole_numbers[0]) / (whole_numbers[1] - whole_numbers[0])
+        scaled_whole = scaler(clean_whole)
         for kind in KINDS:
             src, dst = os.path.join(work, "%d-%s.nii" % (i, kind)), os.path.join(work, "%d-%s-restored.nii" % (i, kind))
             answer = json.loads(run([a.resmap, "classify", "--json"] + common + [src]))["volumes"][0]
@@ -144,10 +143,10 @@ def main():
             of["before"][kind], of["gain"][kind] = before, after - before
             cells.append("%.2f → %.2f (%+.2f)" % (before, after, after - before))
             if kind == "bias":
-                of["fitted"] = psnr(now, fitted(now, restored)) - before
+                of["fitted"] = psnr(now, classical.fitted(now, restored)) - before
                 if "N4" not in classical.missing():
                     z = scaled_whole(classical.restore(src, axis, slice(None), ["N4"])["N4"])
-                    of["n4"], of["n4 fitted"] = psnr(now, z) - before, psnr(now, fitted(now, z)) - before
+                    of["n4"], of["n4 fitted"] = psnr(now, z) - before, psnr(now, classical.fitted(now, z)) - before
             if kind == "noise":
                 widths = lambda g: tuple(0 if d == axis else g for d in range(3))
                 of["gauss"] = max(psnr(clean, scipy.ndimage.gaussian_filter(x, widths(g))) for g in WIDTHS) - before
