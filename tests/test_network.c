@@ -662,12 +662,14 @@ START_TEST(cascades)
     static const struct { const char *name; int steps, by_slice, scale; const char *order; } runs[] = {
         {"slice", 3, 1, 0, NULL}, {"volume", 3, 0, 0, NULL}, {"forced", -1, 0, 0, "bias,noise"},
         {"scaled_volume", 2, 0, 1, NULL}, {"scaled_slice", 3, 1, 1, NULL},
-        {"fitted_forced", -1, 0, 0, "bias,noise"}, {"fitted_slice", 3, 1, 1, NULL}};
+        {"fitted_forced", -1, 0, 0, "bias,noise"}, {"fitted_slice", 3, 1, 1, NULL},
+        {"again_forced", -1, 0, 0, "bias,noise"}, {"again_slice", 3, 1, 1, NULL}};
     resmap_model *model = open_model("cascade");
     tensors *io = tensors_open("cascade.io");
     double magnified = 1, error;
 
     if (strncmp(runs[_i].name, "fitted_", 7) == 0) model->config.field_order = 3;
+    if (strncmp(runs[_i].name, "again_", 6) == 0) model->config.field_order = model->config.field_passes = 3;
     for (int d = 0; d < all_devices(); d++) {
         const char *name = runs[_i].name;
         const tensor *input = tensors_get(io, "%s.input", name), *expected = tensors_get(io, "%s.output", name);
@@ -996,7 +998,7 @@ int main(void)
     tcase_add_test(tests, memory_limits);
     tcase_add_test(tests, encodings);
     tcase_add_test(tests, workers);
-    tcase_add_loop_test(tests, cascades, 0, 7);
+    tcase_add_loop_test(tests, cascades, 0, 9);
     tcase_add_loop_test(tests, field_not_finite, 0, 2);
     tcase_add_test(tests, single_steps);
     tcase_add_test(tests, shipped_weights);

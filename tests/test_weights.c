@@ -581,6 +581,9 @@ START_TEST(model_configuration)
         {"{\"bias\": 64}", "{}, \"field_order\": 3", "field_order needs class_pixels"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 7", "field_order"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": true", "field_order"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_passes\": 2", "field_passes need field_order"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_passes\": 0", "field_passes"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_passes\": 9", "field_passes"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 2", "classifier.fc1.weight"},
     };
 

@@ -57,11 +57,13 @@ typedef struct cascade {
     rsm_encoding *encodings;     /* slices x 2: full, shrunken */
     int *owners;                 /* the first worker on the device that has them; NOBODY: there are none */
     unsigned char *stopped;      /* deciding by slice: slices found clean */
-    double *ratios;              /* slices x shrunken pixels: this step's fields, 0 off the foreground; or NULL */
+    double *ratios;              /* slices x shrunken pixels: this pass's fields, 0 off the foreground; or NULL */
+    int *field_classes;          /* the class of the slices that are in this step's field; -1: of others */
 
     /* One step. */
     size_t frame;
     int step, class_index, keep; /* class_index: to restore; keep: encodings wait for the decision */
+    int by_slice;                /* a decision for each, and a draw of prompts */
 } cascade;
 
 resmap_status rsm_cascade_order(rsm_env *env, const rsm_config *config, const char *order, int classes[RESMAP_MAX_STEPS],
@@ -244,12 +246,13 @@ static int fits_field(const cascade *c, int class_index)
 }
 
 /* What the step found for the volume's field in loaded slice s, whose result stays as it is. */
-static resmap_status note_field(worker *w, size_t s)
+static resmap_status note_field(worker *w, size_t s, int class_index)
 {
     const cascade *c = w->cascade;
     size_t count = c->shrunken_height * c->shrunken_width;
     double *ratio = c->ratios + s * count;
 
+    c->field_classes[s] = class_index;
     RSM_TRY(rsm_field_ratio(w->env, w->small, w->small_result, c->shrunken_height, c->shrunken_width,
                             threshold(c), ratio));
     for (size_t i = 0; i < count; i++)
@@ -277,7 +280,7 @@ static resmap_status restore_slice(worker *w, size_t s, int class_index, const r
     RSM_TRY(decode(w, view, w->small_result));
     for (size_t i = 0; i < c->shrunken_height * c->shrunken_width; i++)   /* clamping a field would hide it */
         if (!isfinite(w->small_result[i])) return not_finite(w, s);
-    if (fits_field(c, class_index)) return note_field(w, s);
+    if (fits_field(c, class_index)) return note_field(w, s, class_index);
     memcpy(w->result, w->slice, slice_pixels(c) * sizeof *w->result);
     return rsm_apply_field(w->env, w->result, height, width, w->small, w->small_result, c->shrunken_height,
                            c->shrunken_width, threshold(c));
@@ -409,8 +412,9 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
     return rsm_share(c->env, &work, c->sharers, c->worker_count);
 }
 
-/* Fits one field to what the slices of this step have noted, and multiplies them by it. */
-static resmap_status apply_volume_field(cascade *c)
+/* Fits one field to what the slices of this pass have noted, and multiplies them by it where its logarithm's standard
+ * deviation is `least` or more. */
+static resmap_status apply_volume_field(cascade *c, double least, int *applied)
 {
     worker *w = &c->workers[0];  /* its slices are free */
     float *slice = w->slice, *mask = c->mask != NULL ? w->slice_mask : NULL;
@@ -420,7 +424,8 @@ static resmap_status apply_volume_field(cascade *c)
                               .small_height = c->shrunken_height, .small_width = c->shrunken_width};
 
     RSM_TRY(rsm_volume_field_fit(c->env, &field, c->ratios));
-    for (size_t s = 0; s < c->slicing.slices; s++) {
+    *applied = field.spread >= least;
+    for (size_t s = 0; *applied && s < c->slicing.slices; s++) {
         size_t noted = 0;
         while (noted < count && !(c->ratios[s * count + noted] > 0)) noted++;
         if (noted == count) continue;
@@ -432,14 +437,43 @@ static resmap_status apply_volume_field(cascade *c)
     return RESMAP_OK;
 }
 
-/* A step's restorations of every slice whose rank is not negative. */
+static resmap_status find_rest(void *data, size_t i, size_t s)
+{
+    cascade *c = data;
+    worker *w = &c->workers[i];
+
+    RSM_TRY(set_prompt(w, c->field_classes[s], c->by_slice ? s : 0));
+    load_slice(w, s);
+    return restore_slice(w, s, c->field_classes[s], NULL, 0);
+}
+
+static int in_field(const void *data, size_t i, size_t s)
+{
+    const cascade *c = data;
+
+    (void)i;
+    return c->field_classes[s] < 0 ? -1 : 0;
+}
+
+/* A step's restorations of every slice whose rank is not negative. What is left of a strong field, which a network finds
+ * only in part, is looked for again. */
 static resmap_status restore_slices(cascade *c, resmap_status (*run)(void *, size_t, size_t),
                                     int (*rank)(const void *, size_t, size_t))
 {
+    int more = 0;
+
     if (c->ratios == NULL) return each_slice(c, "restore", run, rank);
+    for (size_t s = 0; s < c->slicing.slices; s++) c->field_classes[s] = -1;
     memset(c->ratios, 0, ratio_count(c) * sizeof *c->ratios);
     RSM_TRY(each_slice(c, "restore", run, rank));
-    return apply_volume_field(c);
+    for (size_t s = 0; s < c->slicing.slices; s++) more |= c->field_classes[s] >= 0;
+    if (more) RSM_TRY(apply_volume_field(c, 0, &more));
+    for (size_t pass = 1; more && pass < c->config->field_passes; pass++) {
+        RSM_TRY(measure(c, NULL));
+        RSM_TRY(each_slice(c, "restore", find_rest, in_field));
+        RSM_TRY(apply_volume_field(c, RSM_FIELD_REST, &more));
+    }
+    return RESMAP_OK;
 }
 
 static int any_slice(const void *data, size_t i, size_t s)
@@ -625,7 +659,8 @@ static resmap_status run_volume(cascade *c, int classify_only, resmap_volume_rep
         return RESMAP_OK;
     }
     report->stopped = c->forced_count > 0 || classes == 0 ? "forced" : "max-steps";
-    if (c->options->decide_by_slice && c->forced_count == 0 && classes > 0) return cascade_by_slice(c, report);
+    c->by_slice = c->options->decide_by_slice && c->forced_count == 0 && classes > 0;
+    if (c->by_slice) return cascade_by_slice(c, report);
     return cascade_by_volume(c, report);
 }
 
@@ -663,6 +698,8 @@ static resmap_status allocate(cascade *c)
     if (c->config->field_order > 0) {
         c->ratios = malloc(rsm_bytes(ratio_count(c), sizeof *c->ratios));
         if (c->ratios == NULL) return rsm_no_memory(c->env, ratio_count(c) * sizeof *c->ratios);
+        c->field_classes = malloc(rsm_bytes(slices, sizeof *c->field_classes));
+        if (c->field_classes == NULL) return rsm_no_memory(c->env, slices * sizeof *c->field_classes);
     }
     c->encodings = calloc(2 * slices, sizeof *c->encodings);
     if (c->encodings == NULL) return rsm_no_memory(c->env, 2 * slices * sizeof *c->encodings);
@@ -693,6 +730,7 @@ static void clear(cascade *c)
     free(c->owners);
     free(c->stopped);
     free(c->ratios);
+    free(c->field_classes);
 }
 
 static resmap_status choose_steps(cascade *c)

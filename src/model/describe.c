@@ -33,6 +33,7 @@ static int add_classes(const resmap_model *model, json_t *root)
     failed |= json_object_set_new(root, "prompts", prompts);
     failed |= json_object_set_new(root, "class_pixels", pixels);
     failed |= json_object_set_new(root, "field_order", json_integer((json_int_t)config->field_order));
+    failed |= json_object_set_new(root, "field_passes", json_integer((json_int_t)config->field_passes));
     failed |=
         json_object_set_new(root, "classifier_views", json_integer((json_int_t)config->classifier_views));
     failed |=
@@ -92,7 +93,8 @@ static void print_classes(FILE *out, const resmap_model *model)
         if (config->class_pixels[c])
             fprintf(out, ", restored as a field at %zu pixels", config->class_pixels[c]);
         if (config->class_pixels[c] && config->field_order)
-            fprintf(out, ", of order %zu over the volume", config->field_order);
+            fprintf(out, ", of order %zu over the volume, in %zu %s", config->field_order, config->field_passes,
+                    config->field_passes == 1 ? "pass" : "passes at most");
         fprintf(out, "\n");
     }
 }

@@ -227,7 +227,7 @@ static void add_equation(void *data, const double *p, size_t terms, double ratio
 
 typedef struct mean_field {
     const double *coefficients;
-    double sum;
+    double sum, logs, squares;   /* of reciprocals, of logarithms and of their squares */
 } mean_field;
 
 static double field_of(double exponent)
@@ -238,17 +238,20 @@ static double field_of(double exponent)
 static void add_field(void *data, const double *p, size_t terms, double ratio)
 {
     mean_field *m = data;
-    double exponent = 0;
+    double exponent = 0, value;
 
     (void)ratio;
     for (size_t i = 0; i < terms; i++) exponent += m->coefficients[i] * p[i];
-    m->sum += 1 / field_of(exponent);
+    value = field_of(exponent);
+    m->sum += 1 / value;
+    m->logs += log(value);
+    m->squares += log(value) * log(value);
 }
 
 resmap_status rsm_volume_field_fit(rsm_env *env, rsm_volume_field *f, const double *ratios)
 {
     equations *e = calloc(1, sizeof *e);
-    mean_field mean = {f->coefficients, 0};
+    mean_field mean = {f->coefficients, 0, 0, 0};
     size_t samples;
 
     if (e == NULL) return rsm_no_memory(env, sizeof *e);
@@ -260,6 +263,11 @@ resmap_status rsm_volume_field_fit(rsm_env *env, rsm_volume_field *f, const doub
     free(e);
     each_sample(f, ratios, add_field, &mean);
     f->factor = samples > 0 ? mean.sum / (double)samples : 1;
+    f->spread = 0;
+    if (samples > 0) {
+        double n = (double)samples, log_mean = mean.logs / n;
+        f->spread = sqrt(fmax(mean.squares / n - log_mean * log_mean, 0));
+    }
     return RESMAP_OK;
 }
 

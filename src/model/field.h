@@ -30,11 +30,14 @@ resmap_status rsm_field_ratio(rsm_env *env, const float *before, const float *af
  * squares; products of Legendre polynomials, their coefficients damped by 1e-6 of the number of samples, for a
  * volume of few slices leaves some undetermined). exp P is kept within [0.1, 10]. */
 enum { RSM_FIELD_ORDER = 6, RSM_FIELD_TERMS = 84 };
+/* A field found by a further pass over the same volume counts from this spread: what is fainter may be the scan's own. */
+#define RSM_FIELD_REST 0.05
 
 typedef struct rsm_volume_field {
     size_t order, slices, height, width, small_height, small_width;
     double coefficients[RSM_FIELD_TERMS];
     double factor;               /* mean of exp -P */
+    double spread;               /* standard deviation of the field's logarithm over the foreground */
 } rsm_volume_field;
 
 /* Fits `field`, whose order (1 to RSM_FIELD_ORDER) and sizes are set. ratios: slices x small_height x

@@ -212,7 +212,8 @@ static resmap_status read_classes(rsm_env *env, const char *name, const json_t *
 static resmap_status read_views(rsm_env *env, const char *name, const json_t *root, rsm_config *config)
 {
     const json_t *pixels = json_object_get(root, "class_pixels"),
-                 *views = json_object_get(root, "classifier_views"), *order = json_object_get(root, "field_order");
+                 *views = json_object_get(root, "classifier_views"), *order = json_object_get(root, "field_order"),
+                 *passes = json_object_get(root, "field_passes");
     const char *key;
     json_t *value;
     size_t shrunken = 0;
@@ -235,6 +236,9 @@ static resmap_status read_views(rsm_env *env, const char *name, const json_t *ro
         return bad(env, name, "two classifier_views need class_pixels");
     if (order != NULL) RSM_TRY(read_size(env, name, "field_order", order, 1, RSM_FIELD_ORDER, &config->field_order));
     if (config->field_order > 0 && shrunken == 0) return bad(env, name, "field_order needs class_pixels");
+    config->field_passes = 1;
+    if (passes != NULL) RSM_TRY(read_size(env, name, "field_passes", passes, 1, 8, &config->field_passes));
+    if (config->field_passes > 1 && config->field_order == 0) return bad(env, name, "field_passes need field_order");
     return RESMAP_OK;
 }
 

@@ -49,6 +49,7 @@ typedef struct rsm_config {
     int clean;                   /* the index of "clean", or -1 */
     size_t class_pixels[RESMAP_MAX_CLASSES];   /* 0: full resolution */
     size_t classifier_views;     /* 1 or 2 */
+    size_t field_passes;         /* that such a step makes at most, 1… */
     size_t field_order;          /* of the polynomial that a step's fields are fitted by over the volume; 0: none is */
     size_t classifier_hidden;
 } rsm_config;

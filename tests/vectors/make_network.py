@@ -190,8 +190,10 @@ def cascade(case, dtype, **config):
             "scaled_slice": (np.round(v * 900).astype(np.float32), 3, "slice", True, None),
             "fitted_forced": (v, 3, "volume", False, ["bias", "noise"]),
             "fitted_slice": (np.round(v * 900).astype(np.float32), 3, "slice", True, None)}
+    runs.update({"again" + k[6:]: x for k, x in runs.items() if k.startswith("fitted_")})
     for name, (x, steps, decide, scale, order) in runs.items():
-        net.field_order = 3 if name.startswith("fitted_") else 0
+        net.field_order = 3 if name.startswith(("fitted_", "again_")) else 0
+        net.field_passes = 3 if name.startswith("again_") else 1
         out, trace = r.cascade(x, steps, decide, scale, order)
         io[name + ".input"], io[name + ".output"] = np.asarray(x, np.float32), out
         io[name + ".decisions"] = np.stack([t["decisions"] for t in trace]).astype(np.int32)
@@ -202,7 +204,7 @@ def cascade(case, dtype, **config):
     write_io(case, "RUN.input [slices,H,W], RUN.output F64, RUN.decisions [steps,slices] (class index, -1: stopped), "
                    "RUN.probabilities [steps,slices,classes], RUN.numbers [steps,3] lo, hi, mean; runs: slice and volume "
                    "(--steps 3 --decide ..., --no-scale), forced (--order bias,noise --no-scale), scaled_volume (--steps 2), "
-                   "scaled_slice (--steps 3), fitted_forced and fitted_slice as forced and scaled_slice with field_order 3", **io)
+                   "scaled_slice (--steps 3), fitted_forced and fitted_slice as forced and scaled_slice with field_order 3, again_… as those with field_passes 3", **io)
 
 
 def main():

@@ -9,6 +9,9 @@ from scaling import scale_numbers
 from views import field, pad8, ratio, shrink, volume_field
 
 
+FIELD_REST = 0.05                # spread from which a further pass's field counts
+
+
 class Restorer:
     """A network with its prompts (features [N, text_dim], classes [N]); every class's prompt is its centroid."""
 
@@ -55,17 +58,35 @@ class Restorer:
         small = shrink(x, pixels)
         return x * field(small, self.network(small, self.prompts[cls]), threshold, x.shape)
 
+    def fitted(self, cls):
+        return bool(self.net.field_order) and self.net.classes[cls] in self.net.class_pixels
+
+    def multiply(self, v, taken, choice, numbers, least):
+        """Multiplies the slices `taken` of volume v by the one field fitted to theirs, if it varies by `least`: did it?"""
+        lo, hi, mean = numbers
+        ratios, threshold = {}, (mean - lo) / (hi - lo)
+        for i in taken:
+            small = shrink((v[i] - lo) / (hi - lo), self.net.class_pixels[self.net.classes[choice[i]]])
+            r = ratio(small, self.network(small, self.prompts[choice[i]]), threshold)
+            if (small > threshold).any():
+                ratios[i] = np.where(small > threshold, r, 0)
+        if not ratios:
+            return False
+        fields, spread = volume_field(ratios, len(v), v.shape[1:], self.net.field_order)
+        for i, f in fields.items():
+            if spread >= least:
+                v[i] = lo + (v[i] - lo) * f
+        return spread >= least
+
     def cascade(self, volume, steps=3, decide="volume", scale=True, order=None):
         """(restored volume, trace): trace has for each step probabilities [slices, classes], decisions [slices]
         (index into classes, -1: this slice has stopped), the scaling numbers and the volume after it."""
         v = np.array(volume, dtype=np.float64)
         clean = self.net.classes.index("clean")
         stopped, trace = np.zeros(len(v), bool), []
+        numbers = lambda: scale_numbers(v) if scale else (0.0, 1.0, v.mean())
         for step in range(len(order) if order else steps):
-            if scale:
-                lo, hi, mean = scale_numbers(v)
-            else:
-                lo, hi, mean = 0.0, 1.0, v.mean()
+            lo, hi, mean = numbers()
             x = (v - lo) / (hi - lo)
             threshold = (mean - lo) / (hi - lo)
             p = None
@@ -80,19 +101,15 @@ class Restorer:
                     choice = p.argmax(1)
                 stopped |= choice == clean
                 choice = np.where(stopped, -1, choice)
-            ratios = {}
             for i, c in enumerate(choice):
-                pixels = self.net.class_pixels.get(self.net.classes[c]) if c >= 0 else None
-                if pixels and self.net.field_order:
-                    small = shrink(x[i], pixels)
-                    r = ratio(small, self.network(small, self.prompts[c]), threshold)
-                    if (small > threshold).any():
-                        ratios[i] = np.where(small > threshold, r, 0)
-                elif c >= 0:
+                if c >= 0 and not self.fitted(c):
                     v[i] = lo + (hi - lo) * self.restore(x[i], c, threshold)
-            if ratios:
-                for i, f in volume_field(ratios, len(v), v.shape[1:], self.net.field_order).items():
-                    v[i] = lo + (v[i] - lo) * f
+            taken, now = [i for i, c in enumerate(choice) if c >= 0 and self.fitted(c)], (lo, hi, mean)
+            for again in range(self.net.field_passes if taken else 0):
+                if again:
+                    now = numbers()
+                if not self.multiply(v, taken, choice, now, FIELD_REST if again else 0):
+                    break
             trace.append({"probabilities": p, "decisions": choice, "numbers": (lo, hi, mean), "volume": v.copy()})
             if stopped.all():
                 break

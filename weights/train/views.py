@@ -87,7 +87,7 @@ def field(small_in, small_out, threshold, shape):
 
 
 def volume_field(ratios, slices, shape, order):
-    """{slice: factor [H, W]} from {slice: ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the mean of its
+    """({slice: factor [H, W]}, standard deviation of its logarithm over the foreground samples) from {slice: ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the mean of its
     reciprocal over the foreground samples; P: the polynomial of total degree <= order in the array coordinates ([-1, 1] from
     first to last voxel centre) that fits log ratio best, its coefficients (of Legendre polynomials) damped by 1e-6 a sample."""
     centres = lambda n: 2 * np.arange(n) / (n - 1) - 1 if n > 1 else np.zeros(1)
@@ -105,6 +105,8 @@ def volume_field(ratios, slices, shape, order):
     A, g = np.concatenate(rows), np.concatenate(values)
     p = np.linalg.solve(A.T @ A + 1e-6 * len(g) * np.eye(len(terms)), A.T @ g)
     limited = lambda e: np.clip(np.exp(e), 0.1, 10)
-    factor = (1 / limited(A @ p)).mean()
+    at = limited(A @ p)
+    factor = (1 / at).mean()
     y, x = (np.polynomial.legendre.legvander(centres(n), order) for n in shape)
-    return {s: factor * limited(sum(k * z[s, a] * np.outer(y[:, b], x[:, c]) for k, (a, b, c) in zip(p, terms))) for s in ratios}
+    fields = {s: factor * limited(sum(k * z[s, a] * np.outer(y[:, b], x[:, c]) for k, (a, b, c) in zip(p, terms))) for s in ratios}
+    return fields, np.log(at).std()
