@@ -173,6 +173,8 @@ typedef struct resmap_step {
     int has_probabilities;       /* 0 under a forced order */
     double probabilities[RESMAP_MAX_CLASSES];
     int restored;                /* 0 for the final "clean" */
+    int passes;                  /* over the slices that changed them: 1, or as many as a field took (field_passes of a
+                                    weights file); 0 where nothing was restored */
 } resmap_step;
 
 typedef struct resmap_slice_report {

@@ -673,7 +673,7 @@ START_TEST(cascades)
     for (int d = 0; d < all_devices(); d++) {
         const char *name = runs[_i].name;
         const tensor *input = tensors_get(io, "%s.input", name), *expected = tensors_get(io, "%s.output", name);
-        const tensor *decisions = tensors_get(io, "%s.decisions", name);
+        const tensor *decisions = tensors_get(io, "%s.decisions", name), *passes = tensors_get(io, "%s.passes", name);
         size_t slices = input->shape[0];
         struct resmap_image *output;
         resmap_report *report;
@@ -709,6 +709,8 @@ START_TEST(cascades)
             ck_assert_int_eq(restored, slice->step_count);
         }
         ck_assert_int_eq(report->volumes[0].step_count, (int)decisions->shape[0]);
+        for (int step = 0; step < report->volumes[0].step_count; step++)
+            ck_assert_int_eq(report->volumes[0].steps[step].passes, (int)passes->values[step]);
         ck_assert_str_eq(report->plane, "axial");
         resmap_report_free(report);
         resmap_image_free(output);
@@ -791,7 +793,7 @@ START_TEST(shipped_weights)
 {
     resmap_model *model = open_model("/resmap-s");
     tensors *io = tensors_open("shipped.io");
-    const tensor *input = tensors_get(io, "input"), *field = tensors_get(io, "output_bias");
+    const tensor *input = tensors_get(io, "input");
     const tensor *probabilities = tensors_get(io, "probabilities");
 
     for (int d = 0; d < all_devices(); d++) {
@@ -804,10 +806,15 @@ START_TEST(shipped_weights)
         OK(rsm_network_create(devices[d].device, model, RSM_FP32, &net));
         check_network(d, net, io, "", "shipped");
         options.order = "bias";
-        run_cascade(net, input, &options, &output, &report);
-        CHECK_CLOSE(d, output->data, field->values, field->count, "shipped, bias step");
-        resmap_report_free(report);
-        resmap_image_free(output);
+        for (int evened = 0; evened < 2; evened++) {
+            const char *name = evened ? "_evened" : "";
+            const tensor *field = tensors_get(io, "output_bias%s", name), *passes = tensors_get(io, "passes%s", name);
+            run_cascade(net, evened ? tensors_get(io, "evened") : input, &options, &output, &report);
+            CHECK_CLOSE(d, output->data, field->values, field->count, "shipped, bias step%s", name);
+            ck_assert_int_eq(report->volumes[0].steps[0].passes, (int)passes->values[0]);
+            resmap_report_free(report);
+            resmap_image_free(output);
+        }
         options.order = NULL;
         options.steps = 1;
         run_cascade(net, input, &options, &output, &report);

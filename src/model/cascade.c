@@ -63,6 +63,7 @@ typedef struct cascade {
     /* One step. */
     size_t frame;
     int step, class_index, keep; /* class_index: to restore; keep: encodings wait for the decision */
+    int passes;                  /* over the slices that changed them */
     int by_slice;                /* a decision for each, and a draw of prompts */
 } cascade;
 
@@ -462,6 +463,7 @@ static resmap_status restore_slices(cascade *c, resmap_status (*run)(void *, siz
 {
     int more = 0;
 
+    c->passes = 1;
     if (c->ratios == NULL) return each_slice(c, "restore", run, rank);
     for (size_t s = 0; s < c->slicing.slices; s++) c->field_classes[s] = -1;
     memset(c->ratios, 0, ratio_count(c) * sizeof *c->ratios);
@@ -472,6 +474,7 @@ static resmap_status restore_slices(cascade *c, resmap_status (*run)(void *, siz
         RSM_TRY(measure(c, NULL));
         RSM_TRY(each_slice(c, "restore", find_rest, in_field));
         RSM_TRY(apply_volume_field(c, RSM_FIELD_REST, &more));
+        c->passes += more;
     }
     return RESMAP_OK;
 }
@@ -571,6 +574,7 @@ static resmap_status cascade_by_volume(cascade *c, resmap_volume_report *report)
             return RESMAP_OK;
         }
         RSM_TRY(restore_volume(c, class_index, report));
+        report->steps[report->step_count - 1].passes = c->passes;
     }
     return RESMAP_OK;
 }
@@ -610,6 +614,7 @@ static resmap_status cascade_by_slice(cascade *c, resmap_volume_report *report)
         double mean[RESMAP_MAX_CLASSES] = {0}, votes[RESMAP_MAX_CLASSES] = {0};
         size_t classified = running;
         int majority;
+        resmap_step *step;
         if (c->step > 0) RSM_TRY(measure(c, NULL));
         RSM_TRY(restore_slices(c, step_one, still_running));
         for (size_t s = 0; s < c->slicing.slices; s++) {
@@ -627,7 +632,8 @@ static resmap_status cascade_by_slice(cascade *c, resmap_volume_report *report)
         }
         for (size_t k = 0; k < classes; k++) mean[k] /= (double)classified;
         majority = argmax(votes, classes);
-        note_step(report, majority, mean, classes, majority != c->config->clean);
+        step = note_step(report, majority, mean, classes, majority != c->config->clean);
+        step->passes = votes[c->config->clean] < (double)classified ? c->passes : 0;
     }
     if (running == 0) report->stopped = "clean";
     return RESMAP_OK;

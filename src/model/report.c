@@ -32,9 +32,10 @@ static json_t *step(const resmap_report *report, const resmap_step *s)
 {
     int known = s->has_probabilities && s->class_index >= 0;
 
-    return json_pack("{s:o, s:o, s:o, s:b}", "class", class_name(report, s->class_index), "probability",
+    return json_pack("{s:o, s:o, s:o, s:b, s:i}", "class", class_name(report, s->class_index), "probability",
                      known ? rsm_json_number(s->probabilities[s->class_index]) : json_null(), "probabilities",
-                     known ? probabilities(report, s->probabilities) : json_null(), "restored", s->restored);
+                     known ? probabilities(report, s->probabilities) : json_null(), "restored", s->restored,
+                     "passes", s->passes);
 }
 
 /* Appends; 0, or -1 when memory ran out (of the value, too). */

@@ -197,11 +197,12 @@ def cascade(case, dtype, **config):
         out, trace = r.cascade(x, steps, decide, scale, order)
         io[name + ".input"], io[name + ".output"] = np.asarray(x, np.float32), out
         io[name + ".decisions"] = np.stack([t["decisions"] for t in trace]).astype(np.int32)
+        io[name + ".passes"] = np.array([t["passes"] for t in trace]).astype(np.int32)
         io[name + ".numbers"] = np.array([t["numbers"] for t in trace])
         if order is None:
             io[name + ".probabilities"] = np.stack([t["probabilities"] for t in trace])
         print(name, io[name + ".decisions"].tolist(), "max", np.abs(out).max())
-    write_io(case, "RUN.input [slices,H,W], RUN.output F64, RUN.decisions [steps,slices] (class index, -1: stopped), "
+    write_io(case, "RUN.input [slices,H,W], RUN.output F64, RUN.decisions [steps,slices] (class index, -1: stopped), RUN.passes [steps], "
                    "RUN.probabilities [steps,slices,classes], RUN.numbers [steps,3] lo, hi, mean; runs: slice and volume "
                    "(--steps 3 --decide ..., --no-scale), forced (--order bias,noise --no-scale), scaled_volume (--steps 2), "
                    "scaled_slice (--steps 3), fitted_forced and fitted_slice as forced and scaled_slice with field_order 3, again_… as those with field_passes 3", **io)

@@ -105,12 +105,15 @@ class Restorer:
                 if c >= 0 and not self.fitted(c):
                     v[i] = lo + (hi - lo) * self.restore(x[i], c, threshold)
             taken, now = [i for i, c in enumerate(choice) if c >= 0 and self.fitted(c)], (lo, hi, mean)
+            passes = int((choice >= 0).any())
             for again in range(self.net.field_passes if taken else 0):
                 if again:
                     now = numbers()
                 if not self.multiply(v, taken, choice, now, FIELD_REST if again else 0):
                     break
-            trace.append({"probabilities": p, "decisions": choice, "numbers": (lo, hi, mean), "volume": v.copy()})
+                passes = again + 1
+            trace.append({"probabilities": p, "decisions": choice, "numbers": (lo, hi, mean), "passes": passes,
+                          "volume": v.copy()})
             if stopped.all():
                 break
         return v, trace
