@@ -259,6 +259,9 @@ RESMAP_API resmap_status resmap_self_check(resmap_context *context, resmap_model
  * checked), and why, for people: valid until the next call. RESMAP_NO_DEVICE when none is opened. */
 RESMAP_API resmap_status resmap_auto_precision(resmap_context *context, const resmap_model *model,
                                                resmap_precision *precision, const char **why);
+/* How many workers (queues) opened device number `index` (as in resmap_opened_device) shares a volume's slices among with this
+ * model, as far as its tuning tells; a worker for which memory lacks is done without. 0 past the last device. */
+RESMAP_API int resmap_auto_workers(const resmap_context *context, const resmap_model *model, size_t index);
 /* Folders used for caches, NULL where caching is off; static until the context is freed. */
 RESMAP_API const char *resmap_cache_folder(resmap_context *context);
 

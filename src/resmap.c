@@ -438,17 +438,21 @@ static void dismiss(team *t)
     free(t->networks);
 }
 
-/* How many workers the device of network number i should have. One opened twice, or in parts, has several. */
-static int workers_wanted(const resmap_context *context, size_t i)
+/* How many workers an opened device should have with such a model. One opened twice, or in parts, has several. */
+static int workers_wanted(const resmap_context *context, const rsm_device *device, const resmap_model *model)
 {
-    const rsm_device *device = rsm_network_device(context->networks[i]);
     char shape[RSM_SHAPE_LENGTH];
 
     for (size_t k = 0; k < context->opened_count; k++)
         if (context->opened[k] != device &&
             rsm_device_info(context->opened[k])->index == rsm_device_info(device)->index) return 1;
-    rsm_config_shape(&rsm_network_model(context->networks[i])->config, shape);
+    rsm_config_shape(&model->config, shape);
     return rsm_device_is_reference(device) ? 1 : rsm_preferred_workers(device, shape);
+}
+
+int resmap_auto_workers(const resmap_context *context, const resmap_model *model, size_t index)
+{
+    return index < context->opened_count ? workers_wanted(context, context->opened[index], model) : 0;
 }
 
 static resmap_status hire_one(rsm_network *network, team *t)
@@ -479,9 +483,10 @@ static resmap_status hire(resmap_context *context, team *t)
     t->count = t->first_count = context->network_count;
     memcpy(t->networks, context->networks, t->count * sizeof *t->networks);
     for (size_t i = 0; i < t->first_count; i++) {
-        const rsm_env *own = rsm_device_env(rsm_network_device(t->networks[i]));
+        const rsm_device *device = rsm_network_device(t->networks[i]);
+        const rsm_env *own = rsm_device_env(device);
         resmap_status status = RESMAP_OK;
-        for (int k = workers_wanted(context, i); k > 1 && status == RESMAP_OK; k--)
+        for (int k = workers_wanted(context, device, rsm_network_model(t->networks[i])); k > 1 && status == RESMAP_OK; k--)
             status = hire_one(t->networks[i], t);
         if (status == RESMAP_OK) continue;
         if (!rsm_is_device_failure(status)) return rsm_fail(env, status, "%s", own->error);

@@ -2,9 +2,10 @@
 
 #include <stdlib.h>
 
-/* What --precision auto takes on each device, "" where that cannot be said, and why. */
+/* What is taken on each device: by --precision auto, "" where that cannot be said, and why; and how many workers, 0 likewise. */
 typedef struct choice {
     char precision[8], why[256];
+    int workers;
 } choice;
 
 static void print_json(const resmap_device *list, const choice *choices, size_t count)
@@ -25,7 +26,8 @@ static void print_json(const resmap_device *list, const choice *choices, size_t 
                        {"memory_bytes", d->memory_bytes},
                        {"max_allocation_bytes", d->max_allocation_bytes},
                        {"local_memory_bytes", d->local_memory_bytes},
-                       {"max_work_group", d->max_work_group}};
+                       {"max_work_group", d->max_work_group},
+                       {"workers", (unsigned long long)choices[i].workers}};
         const struct {
             const char *key;
             int value;
@@ -70,7 +72,8 @@ static void print_table(const resmap_device *list, const choice *choices, size_t
                            : "not usable",
                d->reason);
         if (choices[i].precision[0])
-            printf("                                            %s: %s\n", choices[i].precision, choices[i].why);
+            printf("                                            %s: %s; %d worker%s\n", choices[i].precision, choices[i].why,
+                   choices[i].workers, choices[i].workers == 1 ? "" : "s");
     }
 }
 
@@ -85,6 +88,7 @@ static void choose(resmap_context *opener, const resmap_model *model, const resm
     snprintf(specification, sizeof specification, "%d", device->index);
     status = resmap_open_device(opener, specification);
     if (status == RESMAP_OK) status = resmap_auto_precision(opener, model, &precision, &why);
+    if (status == RESMAP_OK) chosen->workers = resmap_auto_workers(opener, model, 0);
     if (status == RESMAP_OK) snprintf(chosen->precision, sizeof chosen->precision, "%s", cli_precisions[precision]);
     snprintf(chosen->why, sizeof chosen->why, "%s", status == RESMAP_OK ? why : resmap_error(opener));
 }

@@ -49,7 +49,8 @@ static int check_device(resmap_context *context, resmap_model *model, int index)
 
     snprintf(specification, sizeof specification, "%d", index);
     status = resmap_open_device(context, specification);
-    if (status == RESMAP_OK) printf("  tuning     %s\n", resmap_tuning_state(context, 0));
+    if (status == RESMAP_OK)
+        printf("  tuning     %s\n  workers    %d\n", resmap_tuning_state(context, 0), resmap_auto_workers(context, model, 0));
     if (status == RESMAP_OK) status = resmap_self_check(context, model, RESMAP_PRECISION_FP32, &error);
     cli_progress_clear();
     if (status == RESMAP_OK)
