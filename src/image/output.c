@@ -17,6 +17,8 @@ typedef struct staged {
     char *backup;                /* second name of the file to be replaced; NULL: none */
     FILE *stream;
     int renamed;
+    int replaces;                /* a file that is there, with these permissions */
+    mode_t permissions;
 } staged;
 
 struct rsm_outputs {
@@ -58,8 +60,9 @@ static char *resolve(const char *path)
     return target;
 }
 
-/* Refuses targets that exist (unless to be overwritten) or cannot be replaced by a file. */
-static resmap_status check_target(const rsm_outputs *outputs, const staged *file)
+/* Refuses targets that exist (unless to be overwritten) or cannot be replaced by a file. A scan that only its owner may read
+ * stays so: what replaces a file has its permissions. */
+static resmap_status check_target(const rsm_outputs *outputs, staged *file)
 {
     struct stat st;
     if (lstat(file->target, &st) != 0) {
@@ -71,6 +74,8 @@ static resmap_status check_target(const rsm_outputs *outputs, const staged *file
         return rsm_fail(outputs->env, RESMAP_IO, "%s: exists and is not a regular file", file->path);
     if (!outputs->overwrite)
         return rsm_fail(outputs->env, RESMAP_IO, "%s: exists already (--force overwrites)", file->path);
+    file->replaces = 1;
+    file->permissions = st.st_mode & 0777;
     return RESMAP_OK;
 }
 
@@ -98,7 +103,7 @@ static resmap_status open_temporary(rsm_env *env, staged *file)
     for (unsigned attempt = 0; attempt < 100; attempt++) {
         char *name = name_beside(file->target, attempt);
         if (!name) return rsm_no_memory(env, strlen(file->target));
-        int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, file->replaces ? 0600 : 0666);
         if (fd < 0) {
             int saved = errno;
             free(name);
@@ -106,6 +111,8 @@ static resmap_status open_temporary(rsm_env *env, staged *file)
             return rsm_fail(env, RESMAP_IO, "%s: cannot write here: %s", file->path, strerror(saved));
         }
         file->temporary = name;
+        if (file->replaces && fchmod(fd, file->permissions) != 0)
+            rsm_log(env, RESMAP_LOG_INFO, "%s: keeps no permissions here: %s", file->path, strerror(errno));
         file->stream = fdopen(fd, "wb");
         if (file->stream) return RESMAP_OK;
         close(fd);

@@ -66,6 +66,7 @@ refused() {
 }
 
 # await TEXT: until the program in the background has written it to stderr, with --progress always
+# The err of an earlier command must be gone by then (: >err): the shell goes on before the job has opened its own.
 await() {
     for tenth in $(seq 600); do
         grep -qF -- "$1" err && return
