@@ -37,9 +37,9 @@ from model import ResMAP, initialise
 from views import area_matrix, field, pad8, view_shape
 
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
-CONFIG = dict(dim=16, num_blocks=[1, 2, 2, 4], num_refinement_blocks=1, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
-              layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, field_order=3)
-PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "field_order")}
+CONFIG = dict(dim=16, num_blocks=[1, 2, 2, 4], num_refinement_blocks=3, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
+              layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, field_order=3, field_passes=3)
+PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "field_order", "field_passes")}
 PIXELS = 64
 CLASS = {"motion": 0, "noise": 1, "bias": 2, "clean": 3}
 
@@ -75,11 +75,13 @@ def with_noise(g, i, sigma, blur, rician=None, others=2):
 
 
 def random_noise():
-    """sigma, blur: white noise of middling strength, strong blurred noise (which is easily taken for texture), and anything."""
+    """sigma, blur: white noise of middling strength, strong white noise (as it is to a brain that is dark and flat beside bright
+    fat), strong blurred noise (which is easily taken for texture), and anything."""
     u = random.random()
-    if u < 0.45:
-        return random.uniform(0.02, 0.09), random.choice((0.0, random.uniform(0.2, 0.5)))
-    if u < 0.7:
+    if u < 0.65:
+        sigma = random.uniform(0.02, 0.09) if u < 0.55 else math.exp(random.uniform(math.log(0.07), math.log(0.15)))
+        return sigma, random.choice((0.0, random.uniform(0.2, 0.5)))
+    if u < 0.82:
         return random.uniform(0.05, 0.14), random.uniform(0.4, 0.85)
     return math.exp(random.uniform(math.log(0.001), math.log(0.15))), random.uniform(0, 1)
 
@@ -94,32 +96,6 @@ def flat(x):
     x = levels[np.digitize(x, (levels[1:] + levels[:-1]) / 2)].astype(np.float32)
     soft = random.choice((0, 0, random.uniform(0.2, 0.6)))
     return scipy.ndimage.gaussian_filter(x, soft) if soft else x
-
-
-class Exchange:
-    """Averages this process's weights with a partner's, through a file of each, by the steps that each has made since the last
-    time (local SGD): two processes on two cores learn as from batches of twice the size."""
-
-    def __init__(self, net, own, partner):
-        self.net, self.own, self.partner = net, os.path.join(own, "shared.pt"), os.path.join(partner, "shared.pt")
-        self.seen, self.steps = time.time(), 0
-
-    def meet(self, step):
-        mine, self.steps = step - self.steps, step
-        torch.save({"net": self.net.state_dict(), "steps": mine}, self.own + ".tmp")
-        os.replace(self.own + ".tmp", self.own)
-        try:
-            at = os.path.getmtime(self.partner)
-            if at <= self.seen:
-                return
-            other = torch.load(self.partner, weights_only=True)
-        except OSError:
-            return
-        self.seen = at
-        share = 0.5 * min(1.0, other["steps"] / max(mine, 1))
-        with torch.no_grad():
-            for k, v in self.net.state_dict().items():
-                v.lerp_(other["net"][k], share)
 
 
 class Pool:
@@ -290,6 +266,17 @@ def large(x, threshold, progress, whole=1.0, shrink=0.5):
     return crop(x, random.randrange(128, int(145 + 64 * progress), 16), threshold)
 
 
+def begin(net, tensors):
+    """Takes over weights.  Refinement blocks that they lack begin as the identity: what they add is zero at first."""
+    lacking = net.load_state_dict(tensors, strict=False).missing_keys
+    if [k for k in lacking if not k.startswith("refinement.")]:
+        raise SystemExit("--start lacks " + ", ".join(lacking))
+    with torch.no_grad():
+        for k in lacking:
+            if k.endswith("project_out.weight"):
+                net.state_dict()[k].zero_()
+
+
 def lr_at(t, peak, floor=0.01):
     """t: the share of the run that is over."""
     warm = min(1.0, t / 0.015 + 0.02)
@@ -304,6 +291,7 @@ def main():
     p.add_argument("--minutes", type=float, default=100, help="the whole run, resumed parts included")
     p.add_argument("--steps", type=int, help="the whole run in steps instead: with a pool that does not change the same weights every time")
     p.add_argument("--peak", type=float, default=1e-3)
+    p.add_argument("--average", type=float, default=0.998, help="of the weights, a step")
     p.add_argument("--ce", type=float, default=0.02, help="weight of the cross entropy (0: no classification at all)")
     p.add_argument("--plain", action="store_true", help="without class_pixels and the classifier's second view")
     p.add_argument("--pairs", type=float, default=0.15, help="weight of the cross entropy on pairs with and without a field")
@@ -315,7 +303,6 @@ def main():
     p.add_argument("--start", help="a weights file to start from")
     p.add_argument("--ready", type=float, default=0, help="share of a run's growth of slices that is behind at its start")
     p.add_argument("--save-every", type=float, default=180, help="seconds")
-    p.add_argument("--partner", help="--out of another process that trains the same network: both average their weights twice a minute")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     os.makedirs(a.out, exist_ok=True)
@@ -325,11 +312,11 @@ def main():
     torch.manual_seed(a.seed)
     net = initialise(ResMAP(**(PLAIN if a.plain else CONFIG)))
     ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
-    opt = torch.optim.Adam(net.parameters(), lr=a.peak, betas=(0.9, 0.99))
+    opt = torch.optim.Adam(net.parameters(), lr=a.peak, betas=(0.9, 0.999))
     step, spent, seen = 0, 0.0, 0
     if a.start:
-        net.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in safetensors.numpy.load_file(a.start).items()
-                             if not k.startswith("prompts.")})
+        begin(net, {k: torch.from_numpy(v.astype(np.float32)) for k, v in safetensors.numpy.load_file(a.start).items()
+                    if not k.startswith("prompts.")})
         ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
     last = os.path.join(a.out, "last.pt")
     if os.path.exists(last):
@@ -510,7 +497,6 @@ def main():
         return a.ce * classify(views(full, x), best, "state")
 
     tasks = {"motion": lambda: task_whole("motion"), "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state}
-    exchange = Exchange(net, a.out, a.partner) if a.partner else None
     ending = []
     signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
     saved = reported = time.time()
@@ -533,7 +519,7 @@ def main():
         if torch.isfinite(norm):
             opt.step()
         step += 1
-        decay = min(0.998, (1 + step) / (20 + step))
+        decay = min(a.average, (1 + step) / (20 + step))
         with torch.no_grad():
             for k, v in net.state_dict().items():
                 ema[k].lerp_(v, 1 - decay)
@@ -548,8 +534,6 @@ def main():
             log.flush()
             sums.clear()
             count.clear()
-            if exchange:
-                exchange.meet(step)
             reported = now
         if now - saved > a.save_every or over() >= 1 or ending:
             state = {"net": net.state_dict(), "opt": opt.state_dict(), "ema": ema, "step": step, "spent": spent,
