@@ -806,10 +806,10 @@ START_TEST(shipped_weights)
         OK(rsm_network_create(devices[d].device, model, RSM_FP32, &net));
         check_network(d, net, io, "", "shipped");
         options.order = "bias";
-        for (int evened = 0; evened < 2; evened++) {
-            const char *name = evened ? "_evened" : "";
+        for (int shaded = 0; shaded < 2; shaded++) {
+            const char *name = shaded ? "_shaded" : "";
             const tensor *field = tensors_get(io, "output_bias%s", name), *passes = tensors_get(io, "passes%s", name);
-            run_cascade(net, evened ? tensors_get(io, "evened") : input, &options, &output, &report);
+            run_cascade(net, shaded ? tensors_get(io, "shaded") : input, &options, &output, &report);
             CHECK_CLOSE(d, output->data, field->values, field->count, "shipped, bias step%s", name);
             ck_assert_int_eq(report->volumes[0].steps[0].passes, (int)passes->values[0]);
             resmap_report_free(report);

@@ -38,15 +38,16 @@ def main():
           "logits": r.logits(x), "probabilities": r.probabilities(x)}
     y = x.astype(np.float64)
     io["network"] = np.stack([r.network(y, p) for p in r.prompts[:2]]).astype(np.float32)
-    io["evened"] = r.cascade(y[None], scale=False, order=["bias"] * 3)[0][0].astype(np.float32)   # of which no field is left
-    for name, image in (("", x), ("_evened", io["evened"])):
+    up, across = np.linspace(-1, 1, 75)[:, None], np.linspace(-1, 1, 100)
+    io["shaded"] = (x * np.exp(0.7 * up - across)).astype(np.float32)      # takes further passes
+    for name, image in (("", x), ("_shaded", io["shaded"])):
         out, trace = r.cascade(image[None], scale=False, order=["bias"])
         io["output_bias" + name], io["passes" + name] = out[0].astype(np.float32), np.array([trace[0]["passes"]], np.int32)
-    print("passes", io["passes"], io["passes_evened"])
+    print("passes", io["passes"], io["passes_shaded"])
     with open(path, "rb") as f:
         digest = hashlib.sha256(f.read()).hexdigest()
     write_io("shipped", "resmap-s, sha256 %s: input [75,100]; network[c] one pass with the centroid of class c (motion, noise), "
-             "output_bias the field step and the passes it took, output_bias_evened and passes_evened those of `evened`; computed in float64, images stored as F32" % digest, **io)
+             "output_bias the field step and the passes it took, output_bias_shaded and passes_shaded those of `shaded`; computed in float64, images stored as F32" % digest, **io)
     print("logits", io["logits"], "sha256", digest)
 
 
