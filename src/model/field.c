@@ -238,14 +238,15 @@ static double field_of(double exponent)
 static void add_field(void *data, const double *p, size_t terms, double ratio)
 {
     mean_field *m = data;
-    double exponent = 0, value;
+    double exponent = 0, value, logarithm;
 
     (void)ratio;
     for (size_t i = 0; i < terms; i++) exponent += m->coefficients[i] * p[i];
     value = field_of(exponent);
     m->sum += 1 / value;
-    m->logs += log(value);
-    m->squares += log(value) * log(value);
+    logarithm = log(value);
+    m->logs += logarithm;
+    m->squares += logarithm * logarithm;
 }
 
 resmap_status rsm_volume_field_fit(rsm_env *env, rsm_volume_field *f, const double *ratios)

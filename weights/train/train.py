@@ -268,9 +268,10 @@ def large(x, threshold, progress, whole=1.0, shrink=0.5):
 
 def begin(net, tensors):
     """Takes over weights.  Refinement blocks that they lack begin as the identity: what they add is zero at first."""
-    lacking = net.load_state_dict(tensors, strict=False).missing_keys
-    if [k for k in lacking if not k.startswith("refinement.")]:
-        raise SystemExit("--start lacks " + ", ".join(lacking))
+    lacking, strange = net.load_state_dict(tensors, strict=False)
+    wrong = strange + [k for k in lacking if not k.startswith("refinement.")]
+    if wrong:
+        raise SystemExit("--start lacks, or has what this network has not: " + ", ".join(wrong))
     with torch.no_grad():
         for k in lacking:
             if k.endswith("project_out.weight"):

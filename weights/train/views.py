@@ -87,9 +87,10 @@ def field(small_in, small_out, threshold, shape):
 
 
 def volume_field(ratios, slices, shape, order):
-    """({slice: factor [H, W]}, standard deviation of its logarithm over the foreground samples) from {slice: ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the mean of its
-    reciprocal over the foreground samples; P: the polynomial of total degree <= order in the array coordinates ([-1, 1] from
-    first to last voxel centre) that fits log ratio best, its coefficients (of Legendre polynomials) damped by 1e-6 a sample."""
+    """({slice: factor [H, W]}, spread) from {slice: ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the
+    mean of its reciprocal over the foreground samples; P: the polynomial of total degree <= order in the array coordinates
+    ([-1, 1] from first to last voxel centre) that fits log ratio best, its coefficients (of Legendre polynomials) damped by 1e-6
+    a sample; spread: the standard deviation of the factor's logarithm over the foreground samples."""
     centres = lambda n: 2 * np.arange(n) / (n - 1) - 1 if n > 1 else np.zeros(1)
     def small(n, length):
         at = (np.arange(n) + 0.5) * length / n - 0.5
