@@ -104,7 +104,8 @@ RESMAP_API resmap_status resmap_list_devices(resmap_context *context, const resm
 RESMAP_API resmap_status resmap_open_device(resmap_context *context, const char *specification);
 /* The opened device; of several number `index` (0: the first); NULL: there is none such. */
 RESMAP_API const resmap_device *resmap_opened_device(const resmap_context *context, size_t index);
-/* Bytes of device memory in buffers of this context: now, and at most since the devices were opened. */
+/* Bytes of device memory in buffers of this context: now, and at most since the last restoring, classifying or
+ * timing began (which starts the count anew). */
 RESMAP_API void resmap_device_bytes(const resmap_context *context, uint64_t *now, uint64_t *peak);
 
 /* ---- Images --------------------------------------------------------------------------------------------- */
@@ -118,7 +119,8 @@ RESMAP_API resmap_status resmap_image_create(resmap_context *context, const floa
 /* Reads .nii or .nii.gz (NIfTI-1 or -2; integer and float types; slope and intercept applied). Non-finite voxels are
  * kept as they are; restoring refuses them unless masked. */
 RESMAP_API resmap_status resmap_image_read(resmap_context *context, const char *path, resmap_image **image);
-/* Writes float32 NIfTI of the version read (NIfTI-1 for created images) with the geometry read; whole or not at all. */
+/* Writes float32 NIfTI with the geometry read; whole or not at all. NIfTI-1 or -2 as read, of created images NIfTI-1; always
+ * NIfTI-2 where an axis is above 32767. */
 RESMAP_API resmap_status resmap_image_write(resmap_context *context, const resmap_image *image, const char *path,
                                             int overwrite);
 RESMAP_API void resmap_image_free(resmap_image *image);
@@ -413,7 +415,7 @@ RESMAP_API void resmap_synth_options_init(resmap_synth_options *options);
 
 /* Corrupts every frame of `clean`. Computes on the opened device, or in plain C (float64) when none is opened or it is
  * "reference". The same seed gives the same bytes on one device and values within 1e-5 of the clean volume's range
- * on any other. `record`, if not NULL, gets every number drawn as JSON text, to be freed with resmap_text_free.
+ * (of the value itself where a strong field makes it larger than that) on any other. `record`, if not NULL, gets every number drawn as JSON text, to be freed with resmap_text_free.
  * RESMAP_BAD_ARGUMENT for options out of range; RESMAP_BAD_FILE for non-finite voxels, a constant volume (a
  * constant frame of several passes unchanged), or a shape without room for the artifact. */
 RESMAP_API resmap_status resmap_synth(resmap_context *context, const resmap_image *clean,

@@ -567,22 +567,24 @@ static char *figure_caption(const resmap_report *report)
     return text;
 }
 
-static resmap_status write_residual(rsm_env *env, const resmap_image *input, const resmap_image *restored, const char *path,
-                                    FILE *stream)
+static resmap_status write_residual(rsm_env *env, const resmap_image *input, const resmap_image *restored,
+                                    const resmap_image *mask, const char *path, FILE *stream)
 {
+    size_t voxels = input->shape[0] * input->shape[1] * input->shape[2];
     resmap_image *residual;
     resmap_status status;
 
     RSM_TRY(rsm_image_like(env, input, &residual));
-    for (size_t i = 0; i < input->shape[0] * input->shape[1] * input->shape[2] * input->shape[3]; i++)
-        residual->data[i] = input->data[i] - restored->data[i];
+    /* Excluded voxels stayed as they were; infinite ones would give NaN. */
+    for (size_t i = 0; i < voxels * input->shape[3]; i++)
+        residual->data[i] = mask == NULL || mask->data[i % voxels] > 0.5f ? input->data[i] - restored->data[i] : 0;
     status = rsm_image_write_stream(env, residual, path, stream);
     resmap_image_free(residual);
     return status;
 }
 
 static resmap_status write_figure(rsm_env *env, const resmap_image *input, const resmap_image *restored,
-                                  const resmap_options *options, const resmap_report *report, const char *path,
+                                  const resmap_image *mask, const resmap_options *options, const resmap_report *report, const char *path,
                                   FILE *stream)
 {
     rsm_slicing slicing;
@@ -595,7 +597,7 @@ static resmap_status write_figure(rsm_env *env, const resmap_image *input, const
                             : rsm_format("%s: %s [%s, resmap %s]", report->volume_count > 1 ? "frame 0" : "steps",
                                          steps[0] == '\0' ? "none" : steps, report->model_name, resmap_version());
     status = caption == NULL ? rsm_no_memory(env, 256)
-                             : rsm_figure_write(env, input, restored, &slicing, caption, path, stream);
+                             : rsm_figure_write(env, input, restored, mask == NULL ? NULL : mask->data, &slicing, caption, path, stream);
     free(steps);
     free(caption);
     return status;
@@ -652,11 +654,11 @@ resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, 
     RSM_CHECK(rsm_image_write_stream(env, restored, files->output, stream));
     if (files->residual != NULL) {
         RSM_CHECK(rsm_outputs_open(outputs, files->residual, &stream));
-        RSM_CHECK(write_residual(env, input, restored, files->residual, stream));
+        RSM_CHECK(write_residual(env, input, restored, mask, files->residual, stream));
     }
     if (files->figure != NULL) {
         RSM_CHECK(rsm_outputs_open(outputs, files->figure, &stream));
-        RSM_CHECK(write_figure(env, input, restored, options, report, files->figure, stream));
+        RSM_CHECK(write_figure(env, input, restored, mask, options, report, files->figure, stream));
     }
     report->seconds_read = read;
     report->seconds_write = rsm_seconds() - written;

@@ -93,29 +93,38 @@ static int within(double value, double low, double high)
     return value >= low && value <= high;        /* false for NaN */
 }
 
+static const struct preset {
+    const char *name;
+    settings values;
+} presets[] = {
+    {"paper", {{0.0, 0.06}, {0.0, 1.0}, 0, 1, 3, 0.0, 1.0, NULL, 10.0, 10.0, {15.0, 20.0}}},
+    {"mild", {{0.02, 0.02}, {0.0, 0.0}, 0, 3, 3, -0.25, 0.25, NULL, 2.0, 2.0, {20.0, 20.0}}},
+    {"moderate", {{0.05, 0.05}, {0.3, 0.3}, 0, 3, 3, -0.5, 0.5, NULL, 5.0, 5.0, {30.0, 30.0}}},
+    {"severe", {{0.10, 0.10}, {0.6, 0.6}, 0, 3, 3, -0.9, 0.9, NULL, 10.0, 10.0, {40.0, 40.0}}},
+};
+
+/* NULL: there is none of that name. */
+static const struct preset *preset_named(const char *name)
+{
+    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
+        if (strcmp(name, presets[i].name) == 0) return &presets[i];
+    return NULL;
+}
+
 /* *s is all zero on entry. */
 static resmap_status settings_fill(rsm_env *env, const resmap_synth_options *o, settings *s)
 {
-    static const struct preset {
-        const char *name;
-        settings values;
-    } presets[] = {
-        {"paper", {{0.0, 0.06}, {0.0, 1.0}, 0, 1, 3, 0.0, 1.0, NULL, 10.0, 10.0, {15.0, 20.0}}},
-        {"mild", {{0.02, 0.02}, {0.0, 0.0}, 0, 3, 3, -0.25, 0.25, NULL, 2.0, 2.0, {20.0, 20.0}}},
-        {"moderate", {{0.05, 0.05}, {0.3, 0.3}, 0, 3, 3, -0.5, 0.5, NULL, 5.0, 5.0, {30.0, 30.0}}},
-        {"severe", {{0.10, 0.10}, {0.6, 0.6}, 0, 3, 3, -0.9, 0.9, NULL, 10.0, 10.0, {40.0, 40.0}}},
-    };
     if (o->seed > INT64_MAX) return rsm_fail(env, RESMAP_BAD_ARGUMENT, "seed: above 2^63 - 1");
     if (o->artifacts == 0) return rsm_fail(env, RESMAP_BAD_ARGUMENT, "artifacts: none asked for");
     if ((o->artifacts & ~(RESMAP_MOTION | RESMAP_BIAS | RESMAP_NOISE)) != 0)
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "artifacts: unknown bits");
     if (o->preset) {
-        for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
-            if (strcmp(o->preset, presets[i].name) == 0) {
-                *s = presets[i].values;
-                s->rician = o->rician != 0;
-                return RESMAP_OK;
-            }
+        const struct preset *preset = preset_named(o->preset);
+        if (preset) {
+            *s = preset->values;
+            s->rician = o->rician != 0;
+            return RESMAP_OK;
+        }
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "preset %s: not one of paper, mild, moderate, severe",
                         o->preset);
     }
@@ -227,7 +236,7 @@ static resmap_status draw_motion(rsm_env *env, draws d, const settings *s, const
     int axes[3], count = axes_longer_than_one(shape, axes);
     d.stream = STREAM_MOTION;
     if (count < 2)
-        return rsm_fail(env, RESMAP_BAD_FILE, "motion: the image has fewer than two axes longer than 1");
+        return rsm_fail(env, RESMAP_BAD_FILE, "motion: needs an image with two axes longer than 1");
     const int frequency = axes[draw_integer(&d, 0, count - 1)];
     const int a = frequency == 0 ? 1 : 0, b = frequency == 2 ? 1 : 2, phase = shape[b] > shape[a] ? b : a;
     const size_t n = shape[phase];
@@ -585,8 +594,7 @@ resmap_status rsm_record_read(rsm_env *env, const char *what, const char *text, 
         status = rsm_fail(env, RESMAP_BAD_FILE, "%s: seed: not an integer from 0 to 2^63 - 1", what);
         goto done;
     }
-    if (preset && !json_is_null(preset)
-        && (!json_is_string(preset) || json_string_length(preset) >= sizeof read.preset)) {
+    if (preset && !json_is_null(preset) && (!json_is_string(preset) || !preset_named(json_string_value(preset)))) {
         status = rsm_fail(env, RESMAP_BAD_FILE, "%s: preset: not the name of one", what);
         goto done;
     }

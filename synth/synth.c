@@ -1,10 +1,13 @@
 #include "synth/synth.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "context.h"
 #include "image/image.h"
@@ -39,7 +42,7 @@ static resmap_status upload(rsm_device *device, const float *frame, size_t count
 }
 
 static resmap_status download(rsm_device *device, rsm_buffer *volume, size_t count, const rsm_scale *scale,
-                              float *frame)
+                              const char *name, float *frame)
 {
     const double range = scale->hi - scale->lo;
     const double *host = rsm_buffer_host(volume);
@@ -51,7 +54,7 @@ static resmap_status download(rsm_device *device, rsm_buffer *volume, size_t cou
     }
     if (!finite)
         return rsm_fail(rsm_device_env(device), RESMAP_BAD_FILE,
-                        "artifacts: they drive voxels out of the range of float32");
+                        "%s: the artifacts drive voxels out of the range of float32", name);
     return RESMAP_OK;
 }
 
@@ -67,7 +70,7 @@ static const rsm_artifact *find(const rsm_record *record, rsm_artifact_kind kind
     return NULL;
 }
 
-static resmap_status corrupt(rsm_device *device, const rsm_record *record, const resmap_image *clean,
+static resmap_status corrupt(rsm_device *device, const rsm_record *record, const resmap_image *clean, const char *name,
                              size_t frame, const rsm_scale *scale, float *out)
 {
     const size_t *shape = clean->shape, count = shape[0] * shape[1] * shape[2];
@@ -91,7 +94,7 @@ static resmap_status corrupt(rsm_device *device, const rsm_record *record, const
     if (motion) RSM_CHECK(rsm_motion_apply(device, &motion->of.motion, shape, clean->voxel_mm, volume));
     if (bias) RSM_CHECK(rsm_bias_apply(device, &bias->of.bias, shape, log_mean, volume));
     if (noise) RSM_CHECK(rsm_noise_apply(device, &noise->of.noise, shape, frame, volume));
-    RSM_CHECK(download(device, volume, count, scale, out));
+    RSM_CHECK(download(device, volume, count, scale, name, out));
 done:
     rsm_buffer_free(volume);
     return status;
@@ -118,7 +121,7 @@ static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_
             continue;
         }
         RSM_TRY(status);
-        RSM_TRY(corrupt(device, record, clean, frame, &scale, corrupted->data + frame * count));
+        RSM_TRY(corrupt(device, record, clean, name, frame, &scale, corrupted->data + frame * count));
     }
     if (constant_frames > 0)
         rsm_log(env, RESMAP_LOG_WARNING, "%s: constant frames pass unchanged: %zu of %zu", name, constant_frames, frames);
@@ -164,8 +167,17 @@ done:
 
 static resmap_status read_text(rsm_env *env, const char *path, char **text, size_t *size)
 {
-    FILE *stream = fopen(path, "rb");
-    if (!stream) return rsm_fail(env, RESMAP_BAD_FILE, "%s: cannot be read: %s", path, strerror(errno));
+    /* O_NONBLOCK: a pipe is refused, as for images, rather than waited for */
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    struct stat st;
+    FILE *stream = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (!stream || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        const char *reason = stream ? "not a regular file" : strerror(errno);
+        resmap_status refused = rsm_fail(env, RESMAP_BAD_FILE, "%s: cannot be read: %s", path, reason);
+        if (stream) fclose(stream);
+        else if (fd >= 0) close(fd);
+        return refused;
+    }
     resmap_status status = RESMAP_OK;
     size_t room = 0, used = 0, got;
     char *bytes = NULL;
@@ -215,7 +227,7 @@ static resmap_status write_figure(rsm_env *env, const resmap_synth_files *files,
     RSM_TRY(rsm_slicing_choose(env, clean, RESMAP_PLANE_AUTO, &slicing));
     char *caption = caption_of(files, options);
     if (!caption) return rsm_no_memory(env, 256);
-    resmap_status status = rsm_figure_write(env, clean, corrupted, &slicing, caption, files->figure, stream);
+    resmap_status status = rsm_figure_write(env, clean, corrupted, NULL, &slicing, caption, files->figure, stream);
     free(caption);
     return status;
 }

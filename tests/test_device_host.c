@@ -129,7 +129,7 @@ START_TEST(several)
     rsm_devices_close(devices, count);
     rsm_devices_close(NULL, 0);
     ck_assert_int_eq(rsm_devices_open(&env, "reference,no such", &devices, &count), RESMAP_NO_DEVICE);
-    ck_assert_int_eq(rsm_devices_open(&env, "reference/2", &devices, &count), RESMAP_NO_DEVICE);
+    ck_assert_int_eq(rsm_devices_open(&env, "reference/2", &devices, &count), RESMAP_BAD_ARGUMENT);
     ck_assert_int_eq(rsm_device_open(&env, "reference,reference", &one), RESMAP_NO_DEVICE);
 }
 END_TEST

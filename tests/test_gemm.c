@@ -132,6 +132,38 @@ static void own_kernels(rsm_device *device, size_t count, int all)
     b_storage = c_storage = RSM_FP32;
 }
 
+/* CLBlast's copies are counted while they are there, are given up for other buffers, and where there is no room for them our
+ * own kernel makes the product. */
+static void work_space(rsm_device *device)
+{
+    size_t count;
+    const rsm_variant *sets = rsm_variants(RSM_TUNE_CLBLAST, &count);
+    const layout odd = {3, 1, 0};
+    const uint64_t limit = rsm_device_limit(device), before = rsm_device_bytes(device);
+    const rsm_gemm_kind own = device->cpu ? RSM_GEMM_VECTOR : RSM_GEMM_GROUP;
+    device->gemm = own;
+    rsm_device_reset_peak(device);
+    one(device, 257, 300, 130, odd, odd, odd, 0);
+    const uint64_t matrices = rsm_device_bytes_peak(device) - before;
+    device->gemm = RSM_GEMM_CLBLAST;
+    rsm_tuned_set(device, RSM_TUNE_CLBLAST, &sets[count - 1]);       /* copies for every size */
+    one(device, 257, 300, 130, odd, odd, odd, 0);
+    if (device->gemm == RSM_GEMM_CLBLAST && rsm_tuned(device, RSM_TUNE_CLBLAST)) {
+        const uint64_t kept = rsm_device_bytes(device) - before;
+        ck_assert_uint_gt(kept, 0);
+        one(device, 257, 300, 130, odd, odd, odd, 1);
+        ck_assert_uint_eq(rsm_device_bytes(device) - before, kept);
+        rsm_device_set_limit(device, before + matrices);
+        one(device, 257, 300, 130, odd, odd, odd, 0);
+        ck_assert_uint_eq(rsm_device_bytes(device), before);
+        ck_assert_int_eq(device->gemm, RSM_GEMM_CLBLAST);
+        rsm_device_set_limit(device, limit);
+        one(device, 257, 300, 130, odd, odd, odd, 0);
+        ck_assert_uint_eq(rsm_device_bytes(device) - before, kept);
+    }
+    rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
+}
+
 static void every_kind(rsm_device *device)
 {
     int small = getenv("RESMAP_TEST_SMALL") != NULL;
@@ -162,6 +194,8 @@ static void every_kind(rsm_device *device)
     /* CLBlast: its direct kernel, then the one for large matrices, which copies those that do not suit it. */
     device->gemm = RSM_GEMM_CLBLAST;
     shapes_of(device, 9);
+    work_space(device);
+    device->gemm = RSM_GEMM_CLBLAST;
     /* Not for fp16. */
     b_storage = RSM_FP16;
     one(device, 40, 50, 60, (layout){0, 0, 0}, (layout){0, 0, 0}, (layout){0, 0, 0}, 0);

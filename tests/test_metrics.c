@@ -183,6 +183,11 @@ START_TEST(frames)
     ck_assert_double_eq_tol(one->ssim, three->ssim, 1e-6);
     ck_assert_uint_eq(2 * one->slice_count, three->slice_count);
     ck_assert_uint_eq(three->slices[three->slice_count - 1].frame, 2);
+    /* Skipped is not unseen. */
+    resmap_image_data(b3)[COUNT + 3] = NAN;
+    resmap_metrics *none = NULL;
+    ck_assert_int_eq(resmap_evaluate(context, a3, b3, NULL, RESMAP_PLANE_AXIAL, &none), RESMAP_BAD_FILE);
+    ck_assert_ptr_null(none);
     resmap_metrics_free(one);
     resmap_metrics_free(three);
     resmap_image_free(a);

@@ -850,6 +850,47 @@ START_TEST(self_check)
 }
 END_TEST
 
+/* With CLBlast's products, the large one of the check among them, on every device. */
+START_TEST(self_check_of_clblast)
+{
+    resmap_model *model = open_model("resmap_biasfree");
+
+    setenv("RESMAP_GEMM", "clblast", 1);
+    for (int d = 1; d < all_devices(); d++) {
+        rsm_device *device;
+        rsm_network *net;
+        double error = -1;
+        OK(rsm_device_open(&env, devices[d].specification, &device));
+        ck_assert(rsm_gemm_takes_clblast(device));
+        OK(rsm_network_create(device, model, RSM_FP32, &net));
+        OK(rsm_self_check(net, &error));
+        ck_assert_msg(error >= 0 && error <= bound(d), "self-check error %g", error);
+        rsm_network_free(net);
+        rsm_device_close(device);
+    }
+    unsetenv("RESMAP_GEMM");
+    rsm_model_free(model);
+}
+END_TEST
+
+/* A slice that no buffer can hold is refused at once, not after minutes of looking for bands. */
+START_TEST(endless_slice)
+{
+    resmap_model *model = open_model("resmap_biasfree");
+    rsm_network *net;
+    rsm_plan *plan = NULL;
+    double started = rsm_seconds();
+
+    all_devices();
+    OK(rsm_network_create(devices[0].device, model, RSM_FP32, &net));
+    ck_assert_int_eq(rsm_plan_create(net, (size_t)1 << 40, 8, &plan), RESMAP_NO_DEVICE_MEMORY);
+    ck_assert_ptr_null(plan);
+    ck_assert_double_lt(rsm_seconds() - started, 5);
+    rsm_network_free(net);
+    rsm_model_free(model);
+}
+END_TEST
+
 /* The network's outputs for every prompt of the vectors (one without prompts), and the bytes of device memory it took. */
 static float *all_outputs(rsm_device *device, const resmap_model *model, rsm_storage storage, tensors *io, size_t *count,
                           uint64_t *bytes)
@@ -1010,6 +1051,8 @@ int main(void)
     tcase_add_test(tests, single_steps);
     tcase_add_test(tests, shipped_weights);
     tcase_add_test(tests, self_check);
+    tcase_add_test(tests, self_check_of_clblast);
+    tcase_add_test(tests, endless_slice);
     tcase_add_loop_test(tests, fp16, 0, 7);
     tcase_add_test(tests, fp16_weights);
     tcase_add_test(tests, small_slices);

@@ -2,6 +2,7 @@
  * it is stopped. */
 #include <check.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -279,6 +280,20 @@ START_TEST(all_fail)
 }
 END_TEST
 
+/* The last one left of several: what it says reaches the caller. */
+START_TEST(one_left)
+{
+    static job j;
+
+    begin(&j, 2);
+    j.count = 1;
+    j.fails_at[0] = 2;
+    snprintf(j.env.error, sizeof j.env.error, "sharer 1: left out before");
+    ck_assert_int_eq(share(&j), RESMAP_DEVICE_FAILED);
+    ck_assert_str_eq(j.env.error, "sharer 0: broken");
+}
+END_TEST
+
 /* What is no device's fault would fail everywhere. */
 START_TEST(hopeless_failure)
 {
@@ -346,6 +361,7 @@ int main(void)
     tcase_add_test(tests, own_pieces_first);
     tcase_add_test(tests, others_step_in);
     tcase_add_test(tests, all_fail);
+    tcase_add_test(tests, one_left);
     tcase_add_test(tests, hopeless_failure);
     tcase_add_test(tests, cancelled);
     tcase_add_test(tests, worth);

@@ -105,6 +105,15 @@ START_TEST(arithmetic)
     ck_assert_double_eq_tol(flop - norms, 2 * (n.backbone + n.fusions - n.folded), 1e-9 * flop);
     /* The rest (norms, gates' products, sums) is little. */
     ck_assert_double_le(all, 1.02 * flop);
+    ck_assert_double_gt(timing->roof_bytes, 0);
+
+    /* Too little memory to measure the roof: the network's times stand. */
+    options.memory_mib = (timing->device_bytes_peak >> 20) + 1;
+    resmap_timing_free(timing);
+    ck_assert_msg(resmap_time(context, model, &options, &timing) == RESMAP_OK, "%s", resmap_error(context));
+    ck_assert_double_gt(timing->seconds, 0);
+    ck_assert_double_eq(timing->roof_bytes, 0);
+    ck_assert_double_eq(timing->roof_flops, 0);
     resmap_timing_free(timing);
     resmap_model_free(model);
 }

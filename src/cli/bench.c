@@ -26,8 +26,11 @@ static void print_timing(const resmap_timing *t)
     printf("%s of device memory at most, bands of %zu rows\n", cli_bytes(t->device_bytes_peak, bytes),
            t->band_rows);
     if (t->kernel_count == 0) return;
-    printf("the device's best: %.1f GFLOP/s in matrix products, %.1f GB/s in copying\n\n",
-           1e-9 * t->roof_flops, 1e-9 * t->roof_bytes);
+    if (t->roof_bytes > 0)
+        printf("the device's best: %.1f GFLOP/s in matrix products, %.1f GB/s in copying\n\n", 1e-9 * t->roof_flops,
+               1e-9 * t->roof_bytes);
+    else
+        printf("the device's best is not measured: too little memory for it\n\n");
     printf("%-28s %9s %7s %6s %9s %8s %6s\n", "kernel", "seconds", "calls", "share", "GFLOP/s", "GB/s",
            "roof");
     for (size_t i = 0; i < t->kernel_count; i++) {
@@ -56,7 +59,7 @@ static int time_network(const bench *b, resmap_context *context, resmap_model *m
     cli_progress_clear();
     if (status == RESMAP_OK) {
         if (b->json)
-            fputs(text, stdout);
+            cli_print(text);
         else
             print_timing(timing);
     }

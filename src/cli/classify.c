@@ -21,16 +21,22 @@ static int classify(const cli_common *common, const char *path, int json, resmap
     resmap_report *report = NULL;
     resmap_options options;
     char *text = NULL;
+    double started = cli_seconds(), read;
     resmap_status status;
 
     resmap_options_init(&options);
     cli_fill(common, &options);
     status = resmap_image_read(context, path, &image);
     if (status == RESMAP_OK && common->mask) status = resmap_image_read(context, common->mask, &mask);
+    read = cli_seconds() - started;
     if (status == RESMAP_OK) status = resmap_classify(context, model, image, mask, &options, &report);
+    if (status == RESMAP_OK) {
+        report->seconds_read = read;
+        report->seconds_total += read;
+    }
     if (status == RESMAP_OK && json) status = resmap_report_json(context, report, 1, &text);
     cli_progress_clear();
-    if (status == RESMAP_OK && json) fputs(text, stdout);
+    if (status == RESMAP_OK && json) cli_print(text);
     for (size_t i = 0; status == RESMAP_OK && !json && i < report->volume_count; i++) {
         printf("%s: ", path);
         if (report->volume_count > 1) printf("frame %zu: ", report->volumes[i].frame);

@@ -108,7 +108,7 @@ extern const char *const cli_planes[], *const cli_precisions[], *const cli_progr
     CLI_WORDS(0, "progress", "WHEN", "show progress: auto (on a terminal), always, never (auto)", \
               &(c)->progress, cli_progress_words)
 #define CLI_OPTION_QUIET(c) \
-    CLI_TAKES('q', "quiet", NULL, "no progress, no result line; warnings and errors only", CLI_FLAG, \
+    CLI_TAKES('q', "quiet", NULL, "no progress, no result line (what is asked for is printed)", CLI_FLAG, \
               &(c)->quiet)
 #define CLI_OPTION_VERBOSE(c) \
     CLI_TAKES('v', "verbose", NULL, "say more; twice: still more", CLI_COUNT, &(c)->verbose)
@@ -131,6 +131,8 @@ const char *cli_bytes(uint64_t bytes, char text[32]);
 
 /* mode: an index of cli_progress_words. */
 void cli_progress_init(int mode, int quiet);
+/* Now, of a clock that runs evenly. */
+double cli_seconds(void);
 int cli_progress(void *data, const char *what, size_t done, size_t total);
 /* Takes the line off the terminal, before other text. */
 void cli_progress_clear(void);
@@ -140,6 +142,10 @@ void cli_progress_clear(void);
 /* From now on the first SIGINT, SIGTERM or SIGHUP is remembered (the progress callback stops the work), the
  * second ends the program. */
 void cli_signals_init(void);
+/* The work is done and nothing is left to tidy up: signals end the program again, which may wait for a reader of its output. */
+void cli_signals_done(void);
+/* Prints a result, the work being done. */
+void cli_print(const char *text);
 /* The signal that came, or 0. */
 int cli_signal(void);
 

@@ -16,13 +16,17 @@ const char *const cli_progress_words[] = {"auto", "always", "never", NULL};
 
 int cli_usage(const char *command, const char *format, ...)
 {
+    char text[1024];
     va_list arguments;
 
     fputs("resmap: ", stderr);
     if (command) fprintf(stderr, "%s: ", command);
     va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
+    vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    for (char *p = text; *p; p++)
+        if ((unsigned char)*p < ' ' || *p == 127) *p = ' ';
+    fputs(text, stderr);
     fprintf(stderr, " (see: resmap %s%s--help)\n", command ? command : "", command ? " " : "");
     return 2;
 }

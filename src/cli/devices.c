@@ -71,6 +71,8 @@ static void print_table(const resmap_device *list, const choice *choices, size_t
                : d->usable ? "usable"
                            : "not usable",
                d->reason);
+        if (d->usable && !choices[i].precision[0])
+            printf("                                            not prepared: %s\n", choices[i].why);
         if (choices[i].precision[0])
             printf("                                            %s: %s; %d worker%s\n", choices[i].precision, choices[i].why,
                    choices[i].workers, choices[i].workers == 1 ? "" : "s");
@@ -138,6 +140,8 @@ static int run(const cli_command *command, int argc, char **argv)
         fprintf(stderr, "resmap: memory: not enough for a list\n");
         status = 1;
     }
+    if (status == 0 && cli_signal()) status = 128 + cli_signal();
+    if (status == 0) cli_signals_done();
     if (status == 0 && json) print_json(list, choices, count);
     if (status == 0 && !json) print_table(list, choices, count);
     free(choices);

@@ -53,6 +53,7 @@ static int check_device(resmap_context *context, resmap_model *model, int index)
         printf("  tuning     %s\n  workers    %d\n", resmap_tuning_state(context, 0), resmap_auto_workers(context, model, 0));
     if (status == RESMAP_OK) status = resmap_self_check(context, model, RESMAP_PRECISION_FP32, &error);
     cli_progress_clear();
+    if (cli_signal()) return 1;
     if (status == RESMAP_OK)
         printf("  self-check passed, largest relative error %.1e\n", error);
     else

@@ -21,7 +21,7 @@ static void print_text(const resmap_metrics *metrics)
     print_number("SSIM", "%.4f", metrics->ssim, "");
     print_number("SSIM (scikit-image)", "%.4f", metrics->ssim_skimage, "");
     print_number("NRMSE", "%.4f", metrics->nrmse, "");
-    printf("%-22s%zu %s, %zu left out of SSIM\n", "slices", metrics->slice_count, metrics->plane,
+    printf("%-22s%zu %s with content; %zu of all left out of SSIM\n", "slices", metrics->slice_count, metrics->plane,
            metrics->slices_left_out);
 }
 
@@ -52,7 +52,7 @@ static int run(const cli_command *command, int argc, char **argv)
     if (done == RESMAP_OK && json) done = resmap_metrics_json(context, metrics, &text);
     cli_progress_clear();
     status = done == RESMAP_OK ? 0 : cli_failed(context, done);
-    if (status == 0 && json) printf("%s", text);
+    if (status == 0 && json) cli_print(text);
     if (status == 0 && !json) print_text(metrics);
     resmap_text_free(text);
     resmap_metrics_free(metrics);

@@ -49,6 +49,7 @@ int main(int argc, char **argv)
     int status = hold_standard_streams() == 0 ? run(argc, argv) : 1;
 
     cli_progress_clear();
+    cli_signals_done();
     if (fflush(stdout) != 0 || ferror(stdout)) {
         if (cli_signal()) return 128 + cli_signal();   /* the reader has gone */
         fprintf(stderr, "resmap: standard output: %s\n", strerror(errno));

@@ -20,7 +20,7 @@ static int run(const cli_command *command, int argc, char **argv)
     done = resmap_model_open(context, operands[0], &model);
     if (done == RESMAP_OK) done = resmap_model_describe(context, model, json, &text);
     status = done == RESMAP_OK ? 0 : cli_failed(context, done);
-    if (status == 0) fputs(text, stdout);
+    if (status == 0) cli_print(text);
     resmap_text_free(text);
     resmap_model_free(model);
     resmap_context_free(context);

@@ -12,7 +12,7 @@ static struct {
     double begin, drawn_at;
 } state;
 
-static double seconds(void)
+double cli_seconds(void)
 {
     struct timespec now;
 
@@ -36,7 +36,7 @@ void cli_progress_clear(void)
  * second. */
 static void draw(const char *what, size_t done, size_t total)
 {
-    double now = seconds();
+    double now = cli_seconds();
     char line[96];
     int length;
 

@@ -1,6 +1,7 @@
 #include "cli.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 
 static volatile sig_atomic_t caught, times;
@@ -28,6 +29,21 @@ void cli_signals_init(void)
         if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) /* nohup stays nohup */
             sigaction(numbers[i], &action, NULL);
     signal(SIGXFSZ, SIG_IGN);   /* a file that may not grow is told by the write that fails, as a full disk is */
+}
+
+void cli_signals_done(void)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+    struct sigaction now;
+
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler == remember) signal(numbers[i], SIG_DFL);
+}
+
+void cli_print(const char *text)
+{
+    cli_signals_done();
+    fputs(text, stdout);
 }
 
 int cli_signal(void)

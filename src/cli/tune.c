@@ -37,7 +37,7 @@ static int tune(const resmap_tune_options *options, int json, resmap_context *co
     cli_progress_clear();
     if (status == RESMAP_OK) {
         if (json)
-            fputs(text, stdout);
+            cli_print(text);
         else
             print_tuning(tuning);
     }

@@ -61,7 +61,8 @@ char *rsm_cache_folder(rsm_env *env)
     else if (info.st_uid != geteuid()) why = "belongs to another user";
     else if (info.st_mode & (S_IWGRP | S_IWOTH)) why = "others may write there";
     if (!why) return path;
-    rsm_log(env, RESMAP_LOG_WARNING, "cache: %s is not used: %s", path, why);
+    if (!env->cache_refused) rsm_log(env, RESMAP_LOG_WARNING, "cache: %s is not used: %s", path, why);
+    env->cache_refused = 1;          /* said once */
     free(path);
     return NULL;
 }

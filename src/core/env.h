@@ -13,6 +13,7 @@ typedef struct rsm_env {
     void *progress_data;
     char what[64];               /* how far it was last, for rsm_poll */
     size_t done, total;
+    int cache_refused;           /* a warning that was given */
 } rsm_env;
 
 #if defined(__GNUC__)

@@ -216,9 +216,13 @@ static resmap_status run_threads(pool *p, thread *threads)
 static resmap_status run_alone(rsm_env *env, const rsm_work *work, rsm_sharer *sharer)
 {
     for (size_t i = 0; i < work->pieces; i++) {
+        resmap_status status;
         if (work->rank(work->data, 0, i) < 0) continue;
         RSM_TRY(rsm_progress(env, work->what, i, work->pieces));
-        RSM_TRY(work->run(work->data, 0, i));
+        status = work->run(work->data, 0, i);
+        /* the last one left of several has an env of its own */
+        if (status != RESMAP_OK && sharer->env != env) return rsm_fail(env, status, "%s", sharer->env->error);
+        RSM_TRY(status);
         sharer->done++;
     }
     return rsm_progress(env, work->what, work->pieces, work->pieces);

@@ -69,11 +69,28 @@ static resmap_status failed(rsm_device *device, CLBlastStatusCode code)
                     device->info.name, (int)code);
 }
 
+void rsm_clblast_drop_work(rsm_device *device)
+{
+    if (!device->clblast_work) return;
+    clFinish(device->queue);         /* until then it is in use, and in the device's memory */
+    rsm_buffer_free(device->clblast_work);
+    device->clblast_work = NULL;
+}
+
+/* Room for CLBlast's copies of matrices that do not suit its kernel: one buffer a worker, which its queue uses for one
+ * product after the other, so that what is counted is what is there. */
+static resmap_status work_space(rsm_device *device, size_t bytes)
+{
+    size_t count = (bytes + sizeof(float) - 1) / sizeof(float);
+    if (device->clblast_work && rsm_buffer_count(device->clblast_work) >= count) return RESMAP_OK;
+    rsm_clblast_drop_work(device);
+    return rsm_buffer_create(device, count, &device->clblast_work);
+}
+
 resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
                                rsm_matrix c, int accumulate)
 {
     resmap_status status = RESMAP_OK;
-    rsm_buffer *copies = NULL;       /* of matrices that do not suit the kernel; made here to be counted */
     size_t bytes = 0;
     /* Its event is that of the last of several kernels. */
     double start = -1;
@@ -89,28 +106,26 @@ resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k,
                                           a.offset, a.stride, b.offset, b.stride, c.offset, c.stride,
                                           &device->queue, &bytes);
     }
-    if (code == CLBlastSuccess && bytes > 0) {
-        RSM_CHECK(rsm_buffer_create(device, (bytes + sizeof(float) - 1) / sizeof(float), &copies));
-    }
+    if (code == CLBlastSuccess && bytes > 0) RSM_CHECK(work_space(device, bytes));
     if (code == CLBlastSuccess) {
         code = CLBlastSgemmWithTempBuffer(CLBlastLayoutRowMajor, CLBlastTransposeNo, CLBlastTransposeNo, m, n,
                                           k, 1.0f, a.buffer->memory, a.offset, a.stride, b.buffer->memory,
                                           b.offset, b.stride, accumulate ? 1.0f : 0.0f, c.buffer->memory,
                                           c.offset, c.stride, &device->queue, NULL,
-                                          copies ? copies->memory : NULL);
+                                          bytes > 0 ? device->clblast_work->memory : NULL);
     }
     if (code != CLBlastSuccess) RSM_CHECK(failed(device, code));
     rsm_device_count_kernel(device);
     RSM_CHECK(rsm_profile_lap(device, &start));
 done:
     pthread_mutex_unlock(&lock);
-    rsm_buffer_free(copies);
     return status;
 }
 
 void rsm_clblast_close(rsm_device *device)
 {
     if (!device->clblast_used) return;
+    rsm_clblast_drop_work(device);
     pthread_mutex_lock(&lock);
     /* Programs kept by CLBlast hold their contexts; drivers that unload before static destructors run crash
      * over them. */

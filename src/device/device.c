@@ -137,9 +137,9 @@ static resmap_status fill_in(rsm_device *device, const resmap_device *item, cons
     device->info.driver = rsm_strdup(item->driver);
     device->info.version = rsm_strdup(item->version);
     device->info.reason = rsm_strdup(item->reason);
-    device->identity = rsm_format("%s; %s; %s; %s; %s; %s; %u bits; resmap %s", item->platform,
+    device->identity = rsm_format("%s; %s; %s; %s; %s; %s; %u bits; CLBlast %d; resmap %s", item->platform,
                                   candidate->vendor, candidate->platform_version, item->name, item->version,
-                                  item->driver, (unsigned)(8 * sizeof(void *)), resmap_version());
+                                  item->driver, (unsigned)(8 * sizeof(void *)), rsm_clblast_version(), resmap_version());
     device->platform = candidate->platform;
     device->id = device->whole = candidate->id;
     device->quirks = candidate->quirks;
@@ -327,14 +327,16 @@ static resmap_status choose_all(rsm_env *env, const rsm_device_list *list, const
         unsigned parts = 1;
         RSM_TRY(next_item(env, &at, &name, &parts));
         if (parts == 0) {
-            status = rsm_fail(env, RESMAP_NO_DEVICE,
+            status = rsm_fail(env, RESMAP_BAD_ARGUMENT,
                               "device %s: the number of parts after / is not within 1 and %d", specification,
                               MOST_PARTS);
         }
+        if (status == RESMAP_OK && name[0] == '\0')
+            status = rsm_fail(env, RESMAP_BAD_ARGUMENT, "device %s: an empty name", specification);
         if (status == RESMAP_OK) status = choose(env, list, name, &chosen);
         chosen.parts = parts;
         if (status == RESMAP_OK && chosen.reference && parts > 1) {
-            status = rsm_fail(env, RESMAP_NO_DEVICE, "device reference: has no parts");
+            status = rsm_fail(env, RESMAP_BAD_ARGUMENT, "device reference: has no parts");
         }
         if (status == RESMAP_OK) status = add_choice(env, choices, count, chosen);
         free(name);
@@ -351,6 +353,7 @@ static void divide_memory(rsm_device **devices, size_t count)
         for (size_t k = 0; k < count; k++) {
             sharers += devices[i]->cpu ? devices[k]->cpu != 0 : devices[k]->whole == devices[i]->whole;
         }
+        devices[i]->sharers = sharers;
         devices[i]->default_limit /= sharers;
         devices[i]->limit = devices[i]->default_limit;
     }
@@ -545,7 +548,8 @@ void rsm_device_reset_peak(rsm_device *device)
 /* Set while nobody works. */
 void rsm_device_set_limit(rsm_device *device, uint64_t bytes)
 {
-    device->first->limit = bytes ? bytes : device->first->default_limit;
+    rsm_device *first = device->first;
+    first->limit = bytes ? bytes / (first->sharers ? first->sharers : 1) : first->default_limit;
 }
 
 uint64_t rsm_device_limit(const rsm_device *device)
@@ -607,8 +611,12 @@ resmap_status rsm_buffer_create(rsm_device *device, size_t count, rsm_buffer **r
                         (unsigned long long)device->max_allocation);
     }
     uint64_t bytes = buffer_bytes(device, count);
-    RSM_TRY(reserve(device, bytes));
-    resmap_status status = RESMAP_OK;
+    resmap_status status = reserve(device, bytes);
+    if (status == RESMAP_NO_DEVICE_MEMORY && device->clblast_work) {
+        rsm_clblast_drop_work(device);
+        status = reserve(device, bytes);
+    }
+    if (status != RESMAP_OK) return status;
     rsm_buffer *buffer = calloc(1, sizeof *buffer);
     if (!buffer) RSM_CHECK(rsm_no_memory(device->env, sizeof *buffer));
     buffer->device = device->first;              /* a worker's may outlive it */

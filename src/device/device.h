@@ -224,8 +224,8 @@ void rsm_tuning_end(rsm_tuning_file *file);
 rsm_tunable rsm_gemm_tunable(size_t m, size_t k);
 /* Whether the variant of a product is what the rule takes. */
 int rsm_gemm_is_rule(const rsm_device *device, rsm_tunable what, const rsm_variant *variant);
-/* Whether such products are CLBlast's now. */
-int rsm_gemm_takes_clblast(const rsm_device *device, rsm_tunable what);
+/* Whether any products of fp32 are CLBlast's now. */
+int rsm_gemm_takes_clblast(const rsm_device *device);
 
 /* A row-major matrix inside a buffer: element (r, c) at offset + r * stride + c. */
 typedef struct rsm_matrix {

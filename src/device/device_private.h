@@ -78,6 +78,8 @@ typedef enum rsm_gemm_kind {
 rsm_gemm_kind rsm_gemm_choose(const rsm_device *device);
 resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
                                rsm_matrix c, int accumulate);
+/* Gives back the memory that products left for the next ones. */
+void rsm_clblast_drop_work(rsm_device *device);
 /* Gives back what CLBlast keeps once no device uses it any more. */
 void rsm_clblast_close(rsm_device *device);
 /* 1000000 * major + 1000 * minor + patch. */
@@ -143,6 +145,7 @@ struct rsm_device {
     cl_command_queue queue;
     pthread_mutex_t memory_lock;   /* of `first`'s next line; never held while others are called */
     uint64_t bytes, peak, limit, default_limit;
+    uint64_t sharers;            /* opened devices, this one among them, that use the same memory; 0: it is alone */
     pthread_mutex_t build_lock;  /* of `first`'s programs */
     rsm_program *programs;
     rsm_kernel *kernels;         /* its own */
@@ -151,6 +154,7 @@ struct rsm_device {
     rsm_gemm_kind gemm;
     int vector;                  /* floats that a register of a CPU holds; 1 on other devices */
     int clblast_used;
+    rsm_buffer *clblast_work;    /* NULL: none was needed */
     const rsm_variant *tuned[RSM_TUNABLES];   /* NULL: by rule */
     char *tuning_path, *tuning_state;   /* NULL: no file, nothing to say */
     int tuning_missing;

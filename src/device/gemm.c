@@ -89,9 +89,12 @@ static rsm_variant choose(const rsm_device *device, rsm_tunable what, int own)
     return by_rule(device, what, own);
 }
 
-int rsm_gemm_takes_clblast(const rsm_device *device, rsm_tunable what)
+int rsm_gemm_takes_clblast(const rsm_device *device)
 {
-    return choose(device, what, 0).values[0] == RSM_GEMM_CLBLAST;
+    if (device->reference) return 0;
+    for (int what = 0; what <= RSM_TUNE_GEMM_DEEP; what++)
+        if (choose(device, (rsm_tunable)what, 0).values[0] == RSM_GEMM_CLBLAST) return 1;
+    return 0;
 }
 
 int rsm_gemm_is_rule(const rsm_device *device, rsm_tunable what, const rsm_variant *variant)
@@ -199,10 +202,13 @@ static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, r
     rsm_variant variant = choose(device, tunable, own);
     if (variant.values[0] == RSM_GEMM_CLBLAST) {
         resmap_status status = rsm_clblast_gemm(device, m, n, k, a, b, c, accumulate);
-        if (status != RESMAP_DEVICE_FAILED && status != RESMAP_BUILD_FAILED) return status;
-        /* Its kernels do not suit the device, and C is as it was. */
+        if (status != RESMAP_DEVICE_FAILED && status != RESMAP_BUILD_FAILED && status != RESMAP_NO_DEVICE_MEMORY) return status;
+        /* Its kernels do not suit the device, or there is no room for its copies of this product's matrices, which no plan
+         * counts. C is as it was. */
         rsm_log(device->env, RESMAP_LOG_INFO, "%s; our own kernel is taken", device->env->error);
-        if (rsm_tuned(device, RSM_TUNE_CLBLAST)) {
+        if (status == RESMAP_NO_DEVICE_MEMORY) {
+            /* other products may fit */
+        } else if (rsm_tuned(device, RSM_TUNE_CLBLAST)) {
             rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
         } else {
             rsm_tuned_set(device, tunable, NULL);

@@ -174,14 +174,16 @@ static void draw_slice(canvas *c, size_t x, size_t y, const view *v, const rsm_s
 
 /* Chooses the slices a quarter, half and three quarters through those with content: at least a tenth of the foreground of
  * the fullest. Returns how many there are. */
-static size_t choose_slices(const rsm_slicing *slicing, const size_t shape[4], const float *data, double mean, float *slice,
-                            size_t *counts, size_t chosen[MOST_ROWS])
+static size_t choose_slices(const rsm_slicing *slicing, const size_t shape[4], const float *data, const float *mask, double mean,
+                            float *slices, size_t *counts, size_t chosen[MOST_ROWS])
 {
-    size_t most = 0, with = 0, rows = 0;
+    size_t most = 0, with = 0, rows = 0, area = slicing->width * slicing->height;
+    float *slice = slices, *inside = slices + area;
     for (size_t s = 0; s < slicing->slices; s++) {
         rsm_slice_get(slicing, shape, data, s, slice);
+        if (mask) rsm_slice_get(slicing, shape, mask, s, inside);
         counts[s] = 0;
-        for (size_t i = 0; i < slicing->width * slicing->height; i++) counts[s] += slice[i] > mean;
+        for (size_t i = 0; i < area; i++) counts[s] += slice[i] > mean && (!mask || inside[i] > 0.5f);
         if (counts[s] > most) most = counts[s];
     }
     for (size_t s = 0; s < slicing->slices; s++) with += counts[s] * 10 >= most;
@@ -234,7 +236,8 @@ static resmap_status write_png(rsm_env *env, const canvas *c, const char *path, 
 }
 
 resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, const struct resmap_image *after,
-                               const rsm_slicing *slicing, const char *caption, const char *path, FILE *stream)
+                               const float *mask, const rsm_slicing *slicing, const char *caption, const char *path,
+                               FILE *stream)
 {
     static const char *const headings[3] = {"before", "after", "difference"};
     const size_t *shape = before->shape;
@@ -258,21 +261,25 @@ resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, 
     float *const columns[3] = {slices, slices + MOST_ROWS * area, slices + 2 * MOST_ROWS * area};
 
     for (frame = 0; frame < shape[3]; frame++) {   /* constant frames of 4-D files pass through: not worth a picture */
-        status = rsm_scale_measure(env, path, before->data + frame * voxels, NULL, voxels, &scale, &constant);
+        status = rsm_scale_measure(env, path, before->data + frame * voxels, mask, voxels, &scale, &constant);
         if (status != RESMAP_BAD_FILE) break;
         if (constant) continue;
         /* Without contrast it was restored as it is, and is shown so. */
         scale.lo = 0;
         scale.hi = 1;
-        status = rsm_scale_mean(env, path, before->data + frame * voxels, NULL, voxels, &scale.mean, NULL);
+        status = rsm_scale_mean(env, path, before->data + frame * voxels, mask, voxels, &scale.mean, NULL);
         break;
     }
     if (status != RESMAP_OK) goto done;
-    rows = choose_slices(slicing, shape, before->data + frame * voxels, scale.mean, slices, counts, chosen);
+    rows = choose_slices(slicing, shape, before->data + frame * voxels, mask, scale.mean, slices, counts, chosen);
     for (size_t r = 0; r < rows; r++) {
         rsm_slice_get(slicing, shape, before->data + frame * voxels, chosen[r], columns[0] + r * area);
         rsm_slice_get(slicing, shape, after->data + frame * voxels, chosen[r], columns[1] + r * area);
-        for (size_t i = r * area; i < (r + 1) * area; i++) columns[2][i] = fabsf(columns[0][i] - columns[1][i]);
+        for (size_t i = r * area; i < (r + 1) * area; i++) {
+            for (int k = 0; k < 2; k++)
+                if (!isfinite(columns[k][i])) columns[k][i] = 0;      /* excluded, and the same in both */
+            columns[2][i] = fabsf(columns[0][i] - columns[1][i]);
+        }
     }
     RSM_CHECK(rsm_percentile(env, columns[2], NULL, rows * area, -1, INFINITY, 99.5, &range));
     for (size_t i = 0; i < rows * area; i++) columns[2][i] = columns[0][i] - columns[1][i];

@@ -90,8 +90,9 @@ resmap_status rsm_percentile(rsm_env *env, const float *data, const float *mask,
 /* ---- figure.c ---- */
 
 /* PNG of three slices (quarter, middle, three quarters of the slices with content): before, after, difference, with `caption`
- * written below, into `stream`, the file `path`. */
+ * written below, into `stream`, the file `path`. mask: of one frame, NULL for none; what it excludes (<= 0.5) is shown, but
+ * neither chooses the slices nor sets the scale. */
 resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, const struct resmap_image *after,
-                               const rsm_slicing *slicing, const char *caption, const char *path, FILE *stream);
+                               const float *mask, const rsm_slicing *slicing, const char *caption, const char *path, FILE *stream);
 
 #endif

@@ -156,6 +156,14 @@ static double mean_value(const mean_of *m)
 
 /* Slice s of a frame, scaled; voxels that are not finite become 0. Gives 1 (2) when such a one of the
  * reference (test) is inside, else 0. content: whether the reference has foreground here. */
+static resmap_status check_finite(rsm_env *env, const float *data, const float *mask, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(data[i]) && (!mask || mask[i] > 0.5f))
+            return rsm_fail(env, RESMAP_BAD_FILE, "%s: a voxel%s is not finite", name, mask ? " inside the mask" : "");
+    return RESMAP_OK;
+}
+
 static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t shape[4],
                       const float *reference, const float *test, const float *mask, size_t s,
                       const rsm_scale *scale, int *content)
@@ -235,7 +243,8 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
         int constant = 0;
         status = rsm_scale_measure(env, names[0], x, NULL, voxels, &scale, &constant);
         if (status != RESMAP_OK && constant && shape[3] > 1) {
-            status = RESMAP_OK;
+            RSM_CHECK(check_finite(env, x, mask ? mask->data : NULL, voxels, names[0]));
+            RSM_CHECK(check_finite(env, y, mask ? mask->data : NULL, voxels, names[1]));
             continue;
         }
         if (status != RESMAP_OK) goto done;

@@ -325,6 +325,10 @@ static resmap_status measure_voxel(rsm_env *env, resmap_status failure, const ch
             return rsm_fail(env, failure, "%s: voxel-to-world matrix is singular", what);
         image->voxel_mm[a] = edge < 1e-6 ? 1 : edge;
     }
+    const double *m = image->voxel_to_world, *mm = image->voxel_mm;
+    double volume = m[0] * (m[5] * m[10] - m[6] * m[9]) - m[1] * (m[4] * m[10] - m[6] * m[8]) + m[2] * (m[4] * m[9] - m[5] * m[8]);
+    if (image->shape[0] > 1 && image->shape[1] > 1 && image->shape[2] > 1 && fabs(volume) < 1e-6 * mm[0] * mm[1] * mm[2])
+        return rsm_fail(env, failure, "%s: voxel-to-world matrix is singular", what);
     return RESMAP_OK;
 }
 

@@ -74,6 +74,14 @@ static resmap_status check_target(const rsm_outputs *outputs, staged *file)
         return rsm_fail(outputs->env, RESMAP_IO, "%s: exists and is not a regular file", file->path);
     if (!outputs->overwrite)
         return rsm_fail(outputs->env, RESMAP_IO, "%s: exists already (--force overwrites)", file->path);
+    /* Told now rather than by the rename at the end; and no second name of it is made that could not be removed again. */
+    char *folder = rsm_format("%.*s", (int)(strrchr(file->target, '/') - file->target + 1), file->target);
+    struct stat around;
+    if (!folder) return rsm_no_memory(outputs->env, strlen(file->target));
+    int kept = geteuid() != 0 && st.st_uid != geteuid() && stat(folder, &around) == 0 && (around.st_mode & S_ISVTX)
+               && around.st_uid != geteuid();
+    free(folder);
+    if (kept) return rsm_fail(outputs->env, RESMAP_IO, "%s: another user's file, in a folder where only they can replace it", file->path);
     file->replaces = 1;
     file->permissions = st.st_mode & 0777;
     return RESMAP_OK;
@@ -147,7 +155,7 @@ static resmap_status stage(const rsm_outputs *outputs, const char *path, staged 
     if (!(file->target = resolve(path))) return rsm_fail(env, RESMAP_IO, "%s: cannot write here: %s", path, strerror(errno));
     for (size_t i = 0; i < outputs->count; i++)
         if (strcmp(outputs->files[i].target, file->target) == 0)
-            return rsm_fail(env, RESMAP_IO, "%s: two outputs have the same name", path);
+            return rsm_fail(env, RESMAP_BAD_ARGUMENT, "%s: two outputs have the same name", path);
     RSM_TRY(check_target(outputs, file));
     RSM_TRY(open_temporary(env, file));
     drop_temporary(file);
@@ -187,10 +195,11 @@ static void roll_back(rsm_outputs *outputs)
         staged *file = &outputs->files[i];
         if (!file->renamed) continue;
         if (!file->backup) unlink(file->target);
-        else if (rename(file->backup, file->target) == 0) {
-            free(file->backup);
-            file->backup = NULL;
-        }
+        else if (rename(file->backup, file->target) != 0)
+            rsm_log(outputs->env, RESMAP_LOG_WARNING, "%s: cannot be put back: %s; what it was is in %s", file->path,
+                    strerror(errno), file->backup);
+        free(file->backup);          /* the name; where it could not be put back the file is the user's only one */
+        file->backup = NULL;
         file->renamed = 0;
     }
 }

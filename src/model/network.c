@@ -552,6 +552,13 @@ static resmap_status allocate(rsm_plan *plan, size_t height, size_t width, size_
     return RESMAP_OK;
 }
 
+/* What a driver that allocates on first use says when a buffer is first used: lack of memory may be called by another name
+ * (CL_OUT_OF_RESOURCES) than when buffers are made, and can be mended in the same way. */
+static resmap_status first_use(resmap_status status)
+{
+    return status == RESMAP_DEVICE_FAILED ? RESMAP_NO_DEVICE_MEMORY : status;
+}
+
 /* Drivers may allocate on first use only: use everything now, so that lack of memory shows while it can be mended. */
 static resmap_status touch(rsm_plan *plan)
 {
@@ -559,9 +566,9 @@ static resmap_status touch(rsm_plan *plan)
 
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         rsm_map all = {buffers[i], 0, rsm_buffer_count(buffers[i]), RSM_FP32};
-        RSM_TRY(rsm_fill_zero(plan->device, all, 1, all.plane));
+        RSM_TRY(first_use(rsm_fill_zero(plan->device, all, 1, all.plane)));
     }
-    return rsm_device_finish(plan->device);
+    return first_use(rsm_device_finish(plan->device));
 }
 
 static rsm_plan *empty_plan(rsm_network *net, size_t height, size_t width)
@@ -600,10 +607,18 @@ resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, rsm
     const rsm_variant *tuned = rsm_tuned(net->device, RSM_TUNE_BANDS);
     const block *widest = net->refinement.blocks;
     size_t scratch, smaller;
+    uint64_t largest;
     rsm_plan *plan = empty_plan(net, height, width);
     resmap_status status;
 
     if (plan == NULL) return rsm_no_memory(net->env, sizeof *plan);
+    largest = rsm_device_max_allocation(net->device);
+    if (largest > rsm_device_limit(net->device)) largest = rsm_device_limit(net->device);
+    if (height > largest / sizeof(float) / (2 * net->config->dim) / width) {
+        free(plan);              /* at once: finding bands for a slice of 10^8 rows would take minutes */
+        return rsm_fail(net->env, RESMAP_NO_DEVICE_MEMORY, "device %s: a map of %zu x %zu x %zu: at most %llu bytes",
+                        rsm_device_info(net->device)->name, 2 * net->config->dim, height, width, (unsigned long long)largest);
+    }
     if (tuned != NULL) preferred = ((size_t)tuned->values[0] << 20) / sizeof(float);
     preferred = taken(net->storage, preferred);   /* as many rows in half the memory */
     preferred = maximum(preferred, scratch_need(net, FEED_FORWARD, widest->channels, widest->hidden, width, 8));
@@ -1051,11 +1066,11 @@ resmap_status rsm_plan_save(rsm_plan *plan, int on_host, rsm_encoding *encoding)
     for (int i = 0; i < PARTS; i++) {
         const part *p = &parts[i];
         if (on_host) RSM_CHECK(rsm_buffer_read(plan->device, p->buffer, p->offset, saved.host + at, p->count));
-        else RSM_CHECK(rsm_buffer_copy(plan->device, saved.device, at, p->count, p->buffer, p->offset, p->count, p->count, 1));
+        else RSM_CHECK(first_use(rsm_buffer_copy(plan->device, saved.device, at, p->count, p->buffer, p->offset, p->count, p->count, 1)));
         at += p->count;
     }
     /* Others have queues of their own. */
-    RSM_CHECK(rsm_device_finish(plan->device));
+    RSM_CHECK(on_host ? RESMAP_OK : first_use(rsm_device_finish(plan->device)));
     *encoding = saved;
     return RESMAP_OK;
 done:

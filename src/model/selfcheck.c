@@ -53,6 +53,78 @@ static double mean_difference(const float *a, const float *b, size_t count)
     return scale > 0 ? squares / scale : squares;
 }
 
+/* CLBlast has one kernel for small products and another for large ones, by its tables from at most 1472^3 multiplications,
+ * which a slice of the check's size does not reach. Odd sizes, so that nothing suits the kernel as it is. */
+enum { M = 1030, N = 2051, K = 1537, A_STRIDE = K + 3, B_STRIDE = N + 5, C_STRIDE = N + 4 };
+
+/* max |C v - A (B v)| / max |A (B v)|: a wrong element anywhere in C shows, without the host's making the product. */
+static double product_error(const float *a, const float *b, const float *c, double *bv, const double *v)
+{
+    double worst = 0, scale = 0;
+
+    for (size_t k = 0; k < K; k++) {
+        bv[k] = 0;
+        for (size_t j = 0; j < N; j++) bv[k] += (double)b[k * B_STRIDE + j] * v[j];
+    }
+    for (size_t i = 0; i < M; i++) {
+        double expected = 0, got = 0;
+        for (size_t k = 0; k < K; k++) expected += (double)a[i * A_STRIDE + k] * bv[k];
+        for (size_t j = 0; j < N; j++) got += (double)c[i * C_STRIDE + j] * v[j];
+        if (!isfinite(got)) return INFINITY;
+        worst = fmax(worst, fabs(got - expected));
+        scale = fmax(scale, fabs(expected));
+    }
+    return worst / scale;
+}
+
+static resmap_status check_large_product(rsm_device *device)
+{
+    const size_t counts[3] = {M * A_STRIDE, K * B_STRIDE, M * C_STRIDE}, strides[3] = {A_STRIDE, B_STRIDE, C_STRIDE};
+    const size_t all = counts[0] + counts[1] + counts[2];
+    rsm_env *env = rsm_device_env(device);
+    rsm_matrix matrices[3] = {{0}};
+    float *values = malloc(rsm_bytes(all, sizeof *values)), *parts[3];
+    double *vectors = malloc((K + N) * sizeof *vectors), error;
+    uint32_t state = 1;
+    resmap_status status;
+
+    if (values == NULL || vectors == NULL) {
+        status = rsm_no_memory(env, all * sizeof *values);
+        goto done;
+    }
+    for (size_t i = 0; i < counts[0] + counts[1]; i++) {
+        state = state * 1664525u + 1013904223u;
+        values[i] = (float)(state >> 8) / 8388608.0f - 1;
+    }
+    for (size_t i = counts[0] + counts[1]; i < all; i++) values[i] = NAN;
+    for (size_t j = 0; j < N; j++) {
+        state = state * 1664525u + 1013904223u;
+        vectors[K + j] = (double)(state >> 8) / 8388608.0 - 1;
+    }
+    parts[0] = values;
+    parts[1] = parts[0] + counts[0];
+    parts[2] = parts[1] + counts[1];
+    for (int i = 0; i < 3; i++) {
+        matrices[i].stride = strides[i];
+        RSM_CHECK(rsm_buffer_create(device, counts[i], &matrices[i].buffer));
+        RSM_CHECK(rsm_buffer_write(device, matrices[i].buffer, 0, parts[i], counts[i]));
+    }
+    RSM_CHECK(rsm_gemm(device, M, N, K, matrices[0], matrices[1], matrices[2], 0));
+    RSM_CHECK(rsm_buffer_read(device, matrices[2].buffer, 0, parts[2], counts[2]));
+    error = product_error(parts[0], parts[1], parts[2], vectors, vectors + K);
+    rsm_log(env, RESMAP_LOG_DEBUG, "a large product on %s: error %.2g", rsm_device_info(device)->name, error);
+    if (!(error <= RSM_SELF_CHECK_BOUND))
+        status = rsm_fail(env, RESMAP_SELF_CHECK_FAILED, "device %s: CLBlast's large products are wrong (error %.3g, at most %.0e "
+                          "is accepted); set RESMAP_GEMM=own, or choose another device",
+                          rsm_device_info(device)->name, error, RSM_SELF_CHECK_BOUND);
+done:
+    for (int i = 0; i < 3; i++) rsm_buffer_free(matrices[i].buffer);
+    free(values);
+    free(vectors);
+    /* where there is no room for it no product is as large */
+    return status == RESMAP_NO_DEVICE_MEMORY ? RESMAP_OK : status;
+}
+
 resmap_status rsm_self_check(rsm_network *net, double *error)
 {
     rsm_device *device = rsm_network_device(net), *reference = NULL;
@@ -90,6 +162,8 @@ resmap_status rsm_self_check(rsm_network *net, double *error)
                           rsm_device_info(device)->name,
                           fp16 ? "fp16 storage computes wrongly or does not suit the model" : "computes wrongly", *error,
                           bound, fp16 ? "use fp32" : "update its OpenCL driver or choose another device");
+    else if (!fp16 && rsm_gemm_takes_clblast(device))
+        status = check_large_product(device);
 done:
     rsm_network_free(reference_net);
     rsm_device_close(reference);
@@ -102,10 +176,11 @@ static char *memory_path(const rsm_network *net, const char *cache_folder)
 {
     char *choices = rsm_tuning_choices(rsm_network_device(net));
     char *what = choices == NULL ? NULL
-                                 : rsm_format("self-check 1\n%s\n%s\n%s\n%s\n%s", resmap_version(),
+                                 : rsm_format("self-check 2\n%s\n%s\n%s\n%s\n%d\n%s", resmap_version(),
                                               rsm_device_identity(rsm_network_device(net)),
                                               rsm_network_model(net)->file.sha256,
-                                              rsm_network_precision(net), choices);
+                                              rsm_network_precision(net), rsm_gemm_takes_clblast(rsm_network_device(net)),
+                                              choices);
     char hex[65], *path = NULL;
 
     if (what != NULL) {

@@ -11,7 +11,8 @@
  * not stay within it; they are refused too. */
 #define RSM_SELF_CHECK_BOUND_FP16 5e-4
 
-/* Runs it. *error: the figure measured (infinite when not finite). RESMAP_SELF_CHECK_FAILED when above the bound. */
+/* Runs it, and where CLBlast makes products of fp32 one as large as scans have. *error: the figure measured on the slice
+ * (infinite when not finite). RESMAP_SELF_CHECK_FAILED when above the bound, or that product is wrong. */
 resmap_status rsm_self_check(rsm_network *network, double *error);
 /* Runs it unless cache_folder (may be NULL) remembers that this device, driver, model, library version and tuning
  * passed. */

@@ -386,14 +386,6 @@ static resmap_status try_bands(tuner *t)
     return t->bench.plan ? RESMAP_OK : run_with_bands(t, NULL, &seconds);
 }
 
-static int some_take_clblast(const tuner *t)
-{
-    int some = 0;
-
-    for (int what = 0; what <= RSM_TUNE_GEMM_DEEP; what++) some |= rsm_gemm_takes_clblast(t->device, (rsm_tunable)what);
-    return some;
-}
-
 /* Least seconds of all products. */
 static resmap_status measure_products(const tuner *t, double *least_seconds)
 {
@@ -414,7 +406,7 @@ static resmap_status try_clblast(tuner *t)
 {
     double rule;
 
-    if (t->number[RSM_TUNE_CLBLAST] == 0 || !some_take_clblast(t)) return RESMAP_OK;
+    if (t->number[RSM_TUNE_CLBLAST] == 0 || !rsm_gemm_takes_clblast(t->device)) return RESMAP_OK;
     RSM_TRY(measure_products(t, &rule));
     trial_of(t, RSM_TUNE_CLBLAST, 0)->result->seconds = rule;
     trial_of(t, RSM_TUNE_CLBLAST, 0)->result->speedup = 1;
