@@ -469,6 +469,18 @@ def panels(bench, name, title, lines_of_panels):
     save(bench, figure, name)
 
 
+def before_and_after(bench, case):
+    """(its slices, the cascade's steps, the clean values, panels, panels of errors) of a case restored by the cascade."""
+    at = Slices(case, bench.clean(case))
+    clean, bad = at.get(bench.clean(case)), at.get(bench.corrupted(case))
+    steps = bench.restore(case)["steps"]
+    restored = at.get(bench.tmp / "restored.nii")
+    parts = [("clean", clean, False), ("corrupted %.1f dB" % score(clean, bad), bad, False),
+             ("resmap %.1f dB" % score(clean, restored), restored, False)]
+    return at, " → ".join(steps), clean, parts, [
+        ("error, corrupted", abs(bad - clean), True), ("error, resmap", abs(restored - clean), True)]
+
+
 def mixture_pictures(bench, cases):
     """One picture a scan: its mixtures, restored by the cascade and by the classical methods."""
     shown, by_scan = [], {}
@@ -477,20 +489,14 @@ def mixture_pictures(bench, cases):
     for name, of in by_scan.items():
         lines = []
         for case in of:
-            at = Slices(case, bench.clean(case))
-            clean, bad = at.get(bench.clean(case)), at.get(bench.corrupted(case))
-            steps = bench.restore(case)["steps"]
-            restored = at.get(bench.tmp / "restored.nii")
-            parts = [("clean", clean, False), ("corrupted %.1f dB" % score(clean, bad), bad, False),
-                     ("resmap %.1f dB" % score(clean, restored), restored, False)]
-            errors = [("error, corrupted", abs(bad - clean), True), ("error, resmap", abs(restored - clean), True)]
+            at, steps, clean, parts, errors = before_and_after(bench, case)
             names = [n for n in bench.peers if classical.METHODS[n][0] <= set(case.kinds) and n != "BM4D"]
             best = next((n for n in ("NLM, N4", "NLM", "N4") if n in names), None)
             if best:
                 peer = at.get(bench.peer_slabs(case, names)[best])
                 parts.append(("%s %.1f dB" % (best, score(clean, peer)), peer, False))
                 errors.append(("error, " + best, abs(peer - clean), True))
-            lines.append((label(case.kinds) + "\n" + " → ".join(steps), parts + errors))
+            lines.append((label(case.kinds) + "\n" + steps, parts + errors))
         file = "mixtures-%s.png" % name
         panels(bench, file, "%s, preset %s; errors from 0 (black) to 0.3 of the white level (bright); PSNR of this slice"
                % (name, of[0].label), lines)
@@ -502,14 +508,8 @@ def mixture_pictures(bench, cases):
 def contrast_picture(bench, cases):
     lines = []
     for case in cases:
-        at = Slices(case, bench.clean(case))
-        clean, bad = at.get(bench.clean(case)), at.get(bench.corrupted(case))
-        steps = bench.restore(case)["steps"]
-        restored = at.get(bench.tmp / "restored.nii")
-        lines.append(("%s\n%s" % (case.scan.contrast, " → ".join(steps)), [
-            ("clean", clean, False), ("corrupted %.1f dB" % score(clean, bad), bad, False),
-            ("resmap %.1f dB" % score(clean, restored), restored, False),
-            ("error, corrupted", abs(bad - clean), True), ("error, resmap", abs(restored - clean), True)]))
+        _, steps, _, parts, errors = before_and_after(bench, case)
+        lines.append(("%s\n%s" % (case.scan.contrast, steps), parts + errors))
     if not lines:
         return []
     panels(bench, "contrasts.png", "Other contrasts: %s at preset moderate" % label(cases[0].kinds), lines)

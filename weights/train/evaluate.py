@@ -40,52 +40,45 @@ def run(command):
     return r.stdout
 
 
+def keep(path, values, affine, note=""):
+    image = nibabel.Nifti1Image(np.asarray(values, dtype=np.float32), affine)
+    image.header["descrip"] = note
+    nibabel.save(image, path)
+
+
+def corrupted(row, i, kind, preset):
+    """(the volume under the artifact, the clean one, its affine, its slice axis), in the volume's own units."""
+    v, edge, affine = load(row)
+    lo, hi, mean = scale_numbers(v)
+    x = (v - lo) / (hi - lo)
+    axis = artifacts.plane_axis(affine, v.shape)
+    rec = artifacts.draw(9000 + i, preset, [kind], x.shape, axis)
+    if kind == "motion":
+        y = artifacts.apply_motion(x.astype(np.float32), rec["artifacts"][0], edge)
+    else:
+        y = artifacts.apply(x, rec, edge, x > (mean - lo) / (hi - lo))
+    return y * (hi - lo) + lo, v, affine, axis
+
+
 def cases(split, preset, slices, work, limit=None):
-    """(row, {kind: slab in the volume's own units}, slice axis); the files i-KIND.nii in `work` are made, or taken as found."""
+    """(row, {kind: slab}, slice axis, paths of the whole clean volume and of that under the bias field); the files in `work`,
+    i-KIND.nii and i-whole-KIND.nii, are made, or taken as found."""
     for i, row in enumerate([r for part in split.split(",") for r in manifest(part)][:limit]):
         paths = {k: os.path.join(work, "%d-%s.nii" % (i, k)) for k in KINDS}
-        if all(os.path.exists(p) for p in paths.values()):
-            images = {k: nibabel.load(p) for k, p in paths.items()}
-            axis = int(images["clean"].header["descrip"].item().decode().split()[-1])
-            yield row, {k: m.get_fdata(dtype=np.float32) for k, m in images.items()}, axis
-            continue
-        v, edge, affine = load(row)
-        lo, hi, mean = scale_numbers(v)
-        x = (v - lo) / (hi - lo)
-        axis = artifacts.plane_axis(affine, v.shape)
-        n = v.shape[axis]
-        first = max(0, n // 2 - slices // 2)
-        cut = [slice(None)] * 3
-        cut[axis] = slice(first, first + slices)
-        out = {"clean": v[tuple(cut)]}
-        for kind in KINDS[:3]:
-            rec = artifacts.draw(9000 + i, preset, [kind], x.shape, axis)
-            if kind == "motion":
-                y = artifacts.apply_motion(x.astype(np.float32), rec["artifacts"][0], edge)
-            else:
-                y = artifacts.apply(x, rec, edge, x > (mean - lo) / (hi - lo))
-            out[kind] = (y[tuple(cut)] * (hi - lo) + lo).astype(np.float32)
-        shift = np.eye(4)
-        shift[axis, 3] = first
-        for k, y in out.items():
-            image = nibabel.Nifti1Image(np.asarray(y, dtype=np.float32), affine @ shift)
-            image.header["descrip"] = "slice axis %d" % axis
-            nibabel.save(image, paths[k])
-        yield row, out, axis
-
-
-def whole(row, i, preset, work):
-    """Paths of the whole clean volume and of that under the bias field, and both volumes."""
-    paths = [os.path.join(work, "%d-whole-%s.nii" % (i, k)) for k in ("clean", "bias")]
-    v, edge, affine = load(row)
-    if not all(os.path.exists(p) for p in paths):
-        lo, hi, mean = scale_numbers(v)
-        x = (v - lo) / (hi - lo)
-        rec = artifacts.draw(9000 + i, preset, ["bias"], x.shape, artifacts.plane_axis(affine, v.shape))
-        y = artifacts.apply(x, rec, edge, x > (mean - lo) / (hi - lo)) * (hi - lo) + lo
-        for path, values in zip(paths, (v, y)):
-            nibabel.save(nibabel.Nifti1Image(np.asarray(values, dtype=np.float32), affine), path)
-    return paths, v, nibabel.load(paths[1]).get_fdata(dtype=np.float32)
+        wholes = [os.path.join(work, "%d-whole-%s.nii" % (i, k)) for k in ("clean", "bias")]
+        if not all(os.path.exists(p) for p in [*paths.values(), *wholes]):
+            for kind in KINDS[:3]:
+                y, v, affine, axis = corrupted(row, i, kind, preset)
+                first, shift = max(0, v.shape[axis] // 2 - slices // 2), np.eye(4)
+                shift[axis, 3] = first
+                cut = tuple(slice(first, first + slices) if a == axis else slice(None) for a in range(3))
+                keep(paths[kind], y[cut], affine @ shift, "slice axis %d" % axis)
+            keep(paths["clean"], v[cut], affine @ shift, "slice axis %d" % axis)
+            keep(wholes[0], v, affine)
+            keep(wholes[1], y, affine)                                           # bias, the last of the kinds
+        images = {k: nibabel.load(p) for k, p in paths.items()}
+        axis = int(images["clean"].header["descrip"].item().decode().split()[-1])
+        yield row, {k: m.get_fdata(dtype=np.float32) for k, m in images.items()}, axis, wholes
 
 
 def scaler(clean):
@@ -110,14 +103,14 @@ def main():
     os.makedirs(work, exist_ok=True)
     common = ["-m", a.model, "-d", a.device]
     volumes = []
-    for i, (row, slabs, axis) in enumerate(cases(a.split, a.preset, a.slices, work, a.limit)):
+    for i, (row, slabs, axis, paths) in enumerate(cases(a.split, a.preset, a.slices, work, a.limit)):
         if a.prepare:
             continue
         scaled = scaler(slabs["clean"])
         clean = scaled(slabs["clean"])
         of = {"split": row["split"], "called": {}, "clear": {}, "before": {}, "gain": {}, "forced": {}}
         cells = [os.path.basename(row["path"]).replace(".nii.gz", "")]
-        paths, clean_whole, biased_whole = whole(row, i, a.preset, work)
+        clean_whole, biased_whole = (nibabel.load(p).get_fdata(dtype=np.float32) for p in paths)
         scaled_whole = scaler(clean_whole)
         for kind in KINDS:
             src, dst = os.path.join(work, "%d-%s.nii" % (i, kind)), os.path.join(work, "%d-%s-restored.nii" % (i, kind))
