@@ -12,6 +12,8 @@ Restoration learns one artifact at a time, as in the paper: what a sample is to 
 artifact alone, but may itself be shaded, noisy or ghosted, so that a step learns to leave the others to theirs.
 The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
 --plain is the paper's way: bias steps work at full resolution, and the classifier sees one view.
+Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), and their
+gradients are summed.
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must, or the steps done (--steps); state is
 kept for resuming, and saved when the process is asked to end (SIGTERM).
 """
@@ -27,6 +29,7 @@ import time
 import numpy as np
 import scipy.ndimage
 import torch
+import torch.distributed
 import torch.nn.functional as F
 import safetensors.numpy
 
@@ -34,7 +37,7 @@ from artifacts import bias_terms
 from data import KINDS, MADE
 from fast import accelerate
 from model import ResMAP, initialise
-from views import area_matrix, field, pad8, view_shape
+from views import area_matrix, field, pad8, ratio, view_shape, volume_field
 
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
 CONFIG = dict(dim=16, num_blocks=[1, 2, 2, 4], num_refinement_blocks=3, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
@@ -131,10 +134,11 @@ class Pool:
 
     def fields(self, count, n):
         """`count` bias fields drawn afresh, each over n shrunken slices of one clean slab: [2, count * n, 1, h, w], scaled by
-        the biased slab, and what each of the second half is to be multiplied by to be in its own scale."""
+        the biased slab; what each of the second half is to be multiplied by to be in its own scale; each slice's number in
+        the slab, and how many there are."""
         while True:
             x = np.array(self.group("small")[0], dtype=np.float32)
-            k, parts, own = x.shape[0], [], []
+            k, parts, own, at = x.shape[0], [], [], []
             for _ in range(count):
                 strength = random.uniform(*random.choices(((0.3, 0.7), (0.7, 1.1), (0.05, 1.1)), (0.35, 0.25, 0.4))[0])
                 y, fg, hi = biased(x, np.arange(k) / (k - 1) * 2 - 1, strength, 2, 4)
@@ -147,12 +151,13 @@ class Pool:
                     z += np.random.standard_normal(z.shape[1:]).astype(np.float32) * np.float32(random.uniform(0, 0.02))
                 parts.append(z)
                 own += [float(hi)] * n
+                at += list(pick)
             if len(parts) < count:
                 continue
             z = torch.from_numpy(np.concatenate(parts, 1)).unsqueeze(2)
             if random.random() < 0.3:
                 z = torch.rot90(z, random.choice((1, 2, 3)), (3, 4))
-            return (z.flip(4) if random.random() < 0.5 else z).contiguous(), torch.tensor(own)
+            return (z.flip(4) if random.random() < 0.5 else z).contiguous(), torch.tensor(own), at, k
 
     def turned(self, v):
         """[2, H, W] as a sample [2, 1, 1, H, W], turned and flipped at random."""
@@ -299,7 +304,7 @@ def main():
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--weights", default="motion=1,noise=1,bias=1", help="loss weights; a task's work follows --work")
-    p.add_argument("--work", default="noise=1,bias=1,motion=1,state=1", help="repetitions of a task in a step (may be < 1)")
+    p.add_argument("--work", default="noise=1,bias=1,motion=1,clean=1,state=1", help="repetitions of a task in a step (may be < 1)")
     p.add_argument("--fast", action="store_true", help="the kernels of fast.cpp, which needs a C++ compiler and ninja")
     p.add_argument("--start", help="a weights file to start from")
     p.add_argument("--ready", type=float, default=0, help="share of a run's growth of slices that is behind at its start")
@@ -308,7 +313,13 @@ def main():
     torch.set_num_threads(a.threads)
     os.makedirs(a.out, exist_ok=True)
     pairs = lambda s: {k: float(v) for k, v in (q.split("=") for q in s.split(","))}
-    weights, work = pairs(a.weights), pairs(a.work)
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    parts = a.work.split("/")
+    if len(parts) != ranks:
+        raise SystemExit("--work has %d parts for %d processes" % (len(parts), ranks))
+    if ranks > 1:
+        torch.distributed.init_process_group("gloo")
+    weights, work = pairs(a.weights), pairs(parts[rank])
 
     torch.manual_seed(a.seed)
     net = initialise(ResMAP(**(PLAIN if a.plain else CONFIG)))
@@ -326,13 +337,13 @@ def main():
         opt.load_state_dict(s["opt"])
         ema, step, spent, seen = s["ema"], s["step"], s["spent"], s["pixels"]
         print("resumed at step %d, %.1f minutes" % (step, spent / 60), flush=True)
-    random.seed(a.seed * 1000003 + step)
-    np.random.seed((a.seed * 1000003 + step) % 2 ** 32)
+    random.seed(a.seed * 1000003 + step + 500009 * rank)
+    np.random.seed((a.seed * 1000003 + step + 500009 * rank) % 2 ** 32)
     prompts, pool = Prompts(a.prompts, "cpu"), Pool(a.pool)
     if a.fast:
         accelerate(net)
     params = [q for q in net.parameters()]
-    log = open(os.path.join(a.out, "log.txt"), "a")
+    log = open(os.path.join(a.out, "log%s.txt" % (rank or "")), "a")
     sums, count = {}, {}
 
     def note(k, v):
@@ -359,11 +370,10 @@ def main():
         return full if a.plain else torch.cat([full, pooled(shrunk(g, PIXELS))], 1)
 
     def classify(features, cls, kind):
-        # a faint field is easily taken for clean, and costs more when missed: bias weighs double
         with torch.autocast("cpu", enabled=False):
             l = net.logits(features)
         note("acc_" + kind, (l.argmax(1) == cls).float().mean())
-        return F.cross_entropy(l, torch.full((l.shape[0],), cls)) * (2 if cls == 2 else 1)
+        return F.cross_entropy(l, torch.full((l.shape[0],), cls))
 
     def gain(out, x, y):
         e0, e1 = (x - y).square().mean((1, 2, 3)), (out - y).square().mean((1, 2, 3))
@@ -374,7 +384,7 @@ def main():
         return a.ce > 0 and (g[0] - g[1]).square().mean().item() > 10 ** (-db / 10)
 
     def reps(kind):
-        r = work.get(kind, 1.0)
+        r = work.get(kind, 0.0)
         return int(r) + (random.random() < r - int(r))
 
     def loss_of(out, z, kind):
@@ -399,7 +409,7 @@ def main():
         if random.random() < 0.2:
             return task_whole("noise", shrink=0.5)
         size, parts = random.randrange(80, 177, 16), []
-        while len(parts) < max(2, 65000 // size ** 2):          # one product of several crops is quicker than one for each
+        while len(parts) < max(2, 65000 // ranks // size ** 2):          # one product of several crops is quicker than one for each
             g, th = pool.sample("noise")
             if min(g.shape[-2:]) >= size:
                 parts.append(crop(g, size, th))
@@ -414,11 +424,30 @@ def main():
         recent.append(full.detach())
         return a.ce * classify(views(full, g[0]), cls, kind)
 
+    def after_pass(z, own, at, depth, each):
+        """What the network's own pass leaves of the fields, as the program does it (field_passes)."""
+        with torch.no_grad():
+            out, _ = restore(z[0], CLASS["bias"])
+        z, own = z.clone(), own.clone()
+        for i in range(0, len(at), each):
+            x, y = z[0, i:i + each, 0].numpy(), out[i:i + each, 0].numpy()
+            threshold = x.mean()
+            ratios = {s: np.where(a > threshold, ratio(a, b, threshold), 0) for s, a, b in zip(at[i:i + each], x, y)}
+            fields, _ = volume_field(ratios, depth, x.shape[1:], CONFIG["field_order"])
+            x1 = x * np.stack([fields[s] for s in at[i:i + each]]).astype(np.float32)
+            scale = top_of(x1) / top_of(x)
+            z[0, i:i + each, 0] = torch.from_numpy(x1 / scale)
+            z[1, i:i + each] /= scale
+            own[i:i + each] *= scale
+        return z, own
+
     def task_bias():
         if a.plain:
             return task_whole("bias", 36)
         each = 5
-        z, own = pool.fields(2, each)
+        z, own, at, depth = pool.fields(2, each)
+        if random.random() < 0.35:
+            z, own = after_pass(z, own, at, depth, each)
         out, small = restore(z[0], CLASS["bias"])
         # One factor for all slices of a field is the program's to find (field_order): what counts is mostly the shape
         groups = lambda v: v.reshape(-1, each * v[0].numel())
@@ -515,6 +544,17 @@ def main():
                 with torch.autocast("cpu", dtype=torch.bfloat16):
                     loss = task()
                 loss.backward()
+        now = time.time()
+        spent += now - t0
+        t0 = now
+        stop = bool(ending)
+        if ranks > 1:                       # besides gradients: the time by the first process's clock, and whether any is to end
+            grads = torch.cat([(torch.zeros_like(q) if q.grad is None else q.grad).flatten() for q in params] +
+                              [torch.tensor([0.0 if rank else spent, float(stop)])])
+            torch.distributed.all_reduce(grads)
+            spent, stop = grads[-2].item(), grads[-1].item() > 0
+            for q, g in zip(params, grads[:-2].split([q.numel() for q in params])):
+                q.grad = g.view_as(q)
         norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
         note("norm", norm)
         if torch.isfinite(norm):
@@ -524,9 +564,6 @@ def main():
         with torch.no_grad():
             for k, v in net.state_dict().items():
                 ema[k].lerp_(v, 1 - decay)
-        now = time.time()
-        spent += now - t0
-        t0 = now
         if now - reported > 30:
             line = "%6.1f min step %d lr %.2e %.1f Mpx " % (spent / 60, step, rate, seen / 1e6)
             line += " ".join("%s %.4g" % (k, sums[k] / count[k]) for k in sorted(sums))
@@ -536,14 +573,14 @@ def main():
             sums.clear()
             count.clear()
             reported = now
-        if now - saved > a.save_every or over() >= 1 or ending:
+        if rank == 0 and (now - saved > a.save_every or over() >= 1 or stop):
             state = {"net": net.state_dict(), "opt": opt.state_dict(), "ema": ema, "step": step, "spent": spent,
                      "pixels": seen, "config": json.dumps(net.config)}
             torch.save(state, last + ".tmp")
             os.replace(last + ".tmp", last)
             saved = time.time()
-            if ending:
-                break
+        if stop:
+            break
 
 
 if __name__ == "__main__":
