@@ -415,7 +415,7 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
 
 /* Fits one field to what the slices of this pass have noted, and multiplies them by it where its logarithm's standard
  * deviation is `least` or more. */
-static resmap_status apply_volume_field(cascade *c, double least, int *applied)
+static resmap_status apply_volume_field(cascade *c, double *spread)
 {
     worker *w = &c->workers[0];  /* its slices are free */
     float *slice = w->slice, *mask = c->mask != NULL ? w->slice_mask : NULL;
@@ -425,8 +425,8 @@ static resmap_status apply_volume_field(cascade *c, double least, int *applied)
                               .small_height = c->shrunken_height, .small_width = c->shrunken_width};
 
     RSM_TRY(rsm_volume_field_fit(c->env, &field, c->ratios));
-    *applied = field.spread >= least;
-    for (size_t s = 0; *applied && s < c->slicing.slices; s++) {
+    *spread = field.spread;
+    for (size_t s = 0; s < c->slicing.slices; s++) {
         size_t noted = 0;
         while (noted < count && !(c->ratios[s * count + noted] > 0)) noted++;
         if (noted == count) continue;
@@ -461,20 +461,21 @@ static int in_field(const void *data, size_t i, size_t s)
 static resmap_status restore_slices(cascade *c, resmap_status (*run)(void *, size_t, size_t),
                                     int (*rank)(const void *, size_t, size_t))
 {
-    int more = 0;
+    int some = 0;
+    double spread, rest;
 
     c->passes = 1;
     if (c->ratios == NULL) return each_slice(c, "restore", run, rank);
     for (size_t s = 0; s < c->slicing.slices; s++) c->field_classes[s] = -1;
     memset(c->ratios, 0, ratio_count(c) * sizeof *c->ratios);
     RSM_TRY(each_slice(c, "restore", run, rank));
-    for (size_t s = 0; s < c->slicing.slices; s++) more |= c->field_classes[s] >= 0;
-    if (more) RSM_TRY(apply_volume_field(c, 0, &more));
-    for (size_t pass = 1; more && pass < c->config->field_passes; pass++) {
+    for (size_t s = 0; s < c->slicing.slices; s++) some |= c->field_classes[s] >= 0;
+    if (!some) return RESMAP_OK;
+    RSM_TRY(apply_volume_field(c, &spread));
+    for (; spread >= RSM_FIELD_STRONG && c->passes < (int)c->config->field_passes; c->passes++) {
         RSM_TRY(measure(c, NULL));
         RSM_TRY(each_slice(c, "restore", find_rest, in_field));
-        RSM_TRY(apply_volume_field(c, RSM_FIELD_REST, &more));
-        c->passes += more;
+        RSM_TRY(apply_volume_field(c, &rest));
     }
     return RESMAP_OK;
 }

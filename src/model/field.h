@@ -30,8 +30,9 @@ resmap_status rsm_field_ratio(rsm_env *env, const float *before, const float *af
  * squares; products of Legendre polynomials, their coefficients damped by 1e-6 of the number of samples, for a
  * volume of few slices leaves some undetermined). exp P is kept within [0.1, 10]. */
 enum { RSM_FIELD_ORDER = 6, RSM_FIELD_TERMS = 84 };
-/* A field found by a further pass over the same volume counts from this spread: what is fainter may be the scan's own. */
-#define RSM_FIELD_REST 0.05
+/* Further passes are made where the first pass's field has this spread: a network finds a strong field only in part, and what
+ * it finds beside a faint one may be the scan's own shading. */
+#define RSM_FIELD_STRONG 0.15
 
 typedef struct rsm_volume_field {
     size_t order, slices, height, width, small_height, small_width;

@@ -9,7 +9,7 @@ from scaling import scale_numbers
 from views import field, pad8, ratio, shrink, volume_field
 
 
-FIELD_REST = 0.05                # spread from which a further pass's field counts
+FIELD_STRONG = 0.15              # spread of the first pass's field from which there are further ones
 
 
 class Restorer:
@@ -61,8 +61,8 @@ class Restorer:
     def fitted(self, cls):
         return bool(self.net.field_order) and self.net.classes[cls] in self.net.class_pixels
 
-    def multiply(self, v, taken, choice, numbers, least):
-        """Multiplies the slices `taken` of volume v by the one field fitted to theirs, if it varies by `least`: did it?"""
+    def multiply(self, v, taken, choice, numbers):
+        """Multiplies the slices `taken` of volume v by the one field fitted to theirs; its spread."""
         lo, hi, mean = numbers
         ratios, threshold = {}, (mean - lo) / (hi - lo)
         for i in taken:
@@ -71,12 +71,11 @@ class Restorer:
             if (small > threshold).any():
                 ratios[i] = np.where(small > threshold, r, 0)
         if not ratios:
-            return False
+            return 0.0
         fields, spread = volume_field(ratios, len(v), v.shape[1:], self.net.field_order)
         for i, f in fields.items():
-            if spread >= least:
-                v[i] = lo + (v[i] - lo) * f
-        return spread >= least
+            v[i] = lo + (v[i] - lo) * f
+        return spread
 
     def cascade(self, volume, steps=3, decide="volume", scale=True, order=None):
         """(restored volume, trace): trace has for each step probabilities [slices, classes], decisions [slices]
@@ -104,14 +103,12 @@ class Restorer:
             for i, c in enumerate(choice):
                 if c >= 0 and not self.fitted(c):
                     v[i] = lo + (hi - lo) * self.restore(x[i], c, threshold)
-            taken, now = [i for i, c in enumerate(choice) if c >= 0 and self.fitted(c)], (lo, hi, mean)
+            taken = [i for i, c in enumerate(choice) if c >= 0 and self.fitted(c)]
             passes = int((choice >= 0).any())
-            for again in range(self.net.field_passes if taken else 0):
-                if again:
-                    now = numbers()
-                if not self.multiply(v, taken, choice, now, FIELD_REST if again else 0):
-                    break
-                passes = again + 1
+            if taken and self.multiply(v, taken, choice, (lo, hi, mean)) >= FIELD_STRONG:
+                while passes < self.net.field_passes:
+                    self.multiply(v, taken, choice, numbers())
+                    passes += 1
             trace.append({"probabilities": p, "decisions": choice, "numbers": (lo, hi, mean), "passes": passes,
                           "volume": v.copy()})
             if stopped.all():
