@@ -176,7 +176,7 @@ typedef struct resmap_step {
     double probabilities[RESMAP_MAX_CLASSES];
     int restored;                /* 0 for the final "clean" */
     int passes;                  /* over the slices that changed them: 1, or as many as a field took (field_passes of a
-                                    weights file); 0 where nothing was restored */
+                                    weights file, where it is strong); 0 where nothing was restored */
 } resmap_step;
 
 typedef struct resmap_slice_report {

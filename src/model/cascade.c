@@ -206,7 +206,7 @@ static resmap_status classify_slice(worker *w, double *probabilities)
     for (size_t k = 0; k < classes; k++) sum += probabilities[k] = exp(logits[k] - most);
     for (size_t k = 0; k < classes; k++) probabilities[k] /= sum;
     if (isfinite(sum)) return RESMAP_OK;
-    return rsm_fail(w->env, RESMAP_DEVICE_FAILED, "classifier: probabilities are not finite%s", advice(w));
+    return rsm_fail(w->env, RESMAP_DEVICE_FAILED, "%s: the probabilities of its classes are not finite%s", w->cascade->input_name, advice(w));
 }
 
 static int argmax(const double *values, size_t count)
