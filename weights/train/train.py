@@ -335,7 +335,7 @@ def main():
         s = torch.load(last, weights_only=True)
         net.load_state_dict(s["net"])
         opt.load_state_dict(s["opt"])
-        ema, step, spent, seen = s["ema"], s["step"], s["spent"], s["pixels"]
+        ema, step, spent, seen = s["ema"], s["step"], s["spent"], 0 if rank else s["pixels"]
         print("resumed at step %d, %.1f minutes" % (step, spent / 60), flush=True)
     random.seed(a.seed * 1000003 + step + 500009 * rank)
     np.random.seed((a.seed * 1000003 + step + 500009 * rank) % 2 ** 32)
@@ -548,12 +548,13 @@ def main():
         spent += now - t0
         t0 = now
         stop = bool(ending)
-        if ranks > 1:                       # besides gradients: the time by the first process's clock, and whether any is to end
+        total = seen
+        if ranks > 1:                       # besides gradients: the time by the first process's clock, pixels, whether any is to end
             grads = torch.cat([(torch.zeros_like(q) if q.grad is None else q.grad).flatten() for q in params] +
-                              [torch.tensor([0.0 if rank else spent, float(stop)])])
+                              [torch.tensor([0.0 if rank else spent, float(seen), float(stop)])])
             torch.distributed.all_reduce(grads)
-            spent, stop = grads[-2].item(), grads[-1].item() > 0
-            for q, g in zip(params, grads[:-2].split([q.numel() for q in params])):
+            spent, total, stop = grads[-3].item(), grads[-2].item(), grads[-1].item() > 0
+            for q, g in zip(params, grads[:-3].split([q.numel() for q in params])):
                 q.grad = g.view_as(q)
         norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
         note("norm", norm)
@@ -575,7 +576,7 @@ def main():
             reported = now
         if rank == 0 and (now - saved > a.save_every or over() >= 1 or stop):
             state = {"net": net.state_dict(), "opt": opt.state_dict(), "ema": ema, "step": step, "spent": spent,
-                     "pixels": seen, "config": json.dumps(net.config)}
+                     "pixels": total, "config": json.dumps(net.config)}
             torch.save(state, last + ".tmp")
             os.replace(last + ".tmp", last)
             saved = time.time()
