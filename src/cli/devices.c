@@ -71,11 +71,11 @@ static void print_table(const resmap_device *list, const choice *choices, size_t
                : d->usable ? "usable"
                            : "not usable",
                d->reason);
-        if (d->usable && !choices[i].precision[0])
-            printf("                                            not prepared: %s\n", choices[i].why);
         if (choices[i].precision[0])
             printf("                                            %s: %s; %d worker%s\n", choices[i].precision, choices[i].why,
                    choices[i].workers, choices[i].workers == 1 ? "" : "s");
+        else if (d->usable)
+            printf("                                            not prepared: %s\n", choices[i].why);
     }
 }
 

@@ -104,6 +104,7 @@ static void set_memory(rsm_device *device, size_t element)
     if (memory == 0) memory = UINT64_MAX;
     device->default_limit = device->cpu ? memory / 2 : memory / 5 * 4;
     device->limit = device->default_limit;
+    device->sharers = 1;
     device->max_allocation = device->info.max_allocation_bytes;
     if (device->max_allocation == 0 || device->max_allocation > elements) device->max_allocation = elements;
 }
@@ -549,7 +550,7 @@ void rsm_device_reset_peak(rsm_device *device)
 void rsm_device_set_limit(rsm_device *device, uint64_t bytes)
 {
     rsm_device *first = device->first;
-    first->limit = bytes ? bytes / (first->sharers ? first->sharers : 1) : first->default_limit;
+    first->limit = bytes ? bytes / first->sharers : first->default_limit;
 }
 
 uint64_t rsm_device_limit(const rsm_device *device)

@@ -145,7 +145,7 @@ struct rsm_device {
     cl_command_queue queue;
     pthread_mutex_t memory_lock;   /* of `first`'s next line; never held while others are called */
     uint64_t bytes, peak, limit, default_limit;
-    uint64_t sharers;            /* opened devices, this one among them, that use the same memory; 0: it is alone */
+    uint64_t sharers;            /* opened devices, this one among them, that use the same memory */
     pthread_mutex_t build_lock;  /* of `first`'s programs */
     rsm_program *programs;
     rsm_kernel *kernels;         /* its own */

@@ -173,6 +173,17 @@ int rsm_gemm_can_norm(const rsm_device *device, size_t m, size_t k)
     return !device->reference && k <= DEPTH && choose(device, rsm_gemm_tunable(m, k), 0).values[0] == RSM_GEMM_VECTOR;
 }
 
+/* Takes the tuned parameters off CLBlast, or where there are none CLBlast off the device. */
+static void leave_clblast(rsm_device *device, rsm_tunable tunable)
+{
+    if (rsm_tuned(device, RSM_TUNE_CLBLAST)) {
+        rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
+    } else {
+        rsm_tuned_set(device, tunable, NULL);
+        if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
+    }
+}
+
 static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
                              rsm_matrix c, int accumulate, const rsm_column_norm *norm)
 {
@@ -206,14 +217,7 @@ static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, r
         /* Its kernels do not suit the device, or there is no room for its copies of this product's matrices, which no plan
          * counts. C is as it was. */
         rsm_log(device->env, RESMAP_LOG_INFO, "%s; our own kernel is taken", device->env->error);
-        if (status == RESMAP_NO_DEVICE_MEMORY) {
-            /* other products may fit */
-        } else if (rsm_tuned(device, RSM_TUNE_CLBLAST)) {
-            rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
-        } else {
-            rsm_tuned_set(device, tunable, NULL);
-            if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
-        }
+        if (status != RESMAP_NO_DEVICE_MEMORY) leave_clblast(device, tunable);      /* else other products may fit */
         variant = choose(device, tunable, 1);
     }
     if (variant.values[0] == RSM_GEMM_VECTOR)

@@ -154,8 +154,6 @@ static double mean_value(const mean_of *m)
     return m->equal > 0 ? INFINITY : NAN;
 }
 
-/* Slice s of a frame, scaled; voxels that are not finite become 0. Gives 1 (2) when such a one of the
- * reference (test) is inside, else 0. content: whether the reference has foreground here. */
 static resmap_status check_finite(rsm_env *env, const float *data, const float *mask, size_t count, const char *name)
 {
     for (size_t i = 0; i < count; i++)
@@ -164,36 +162,28 @@ static resmap_status check_finite(rsm_env *env, const float *data, const float *
     return RESMAP_OK;
 }
 
+/* Slice s of a frame, scaled; voxels that are not finite, all outside the mask, become 0. Whether the reference has foreground
+ * here. */
 static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t shape[4],
                       const float *reference, const float *test, const float *mask, size_t s,
-                      const rsm_scale *scale, int *content)
+                      const rsm_scale *scale)
 {
     const size_t count = w->height * w->width;
     const double range = scale->hi - scale->lo;
-    int odd = 0;
-    *content = 0;
+    int content = 0;
     if (mask) {
         rsm_slice_get(slicing, shape, mask, s, w->raw);
         for (size_t i = 0; i < count; i++) w->inside[i] = w->raw[i] > 0.5f;
     } else memset(w->inside, 1, count);
     rsm_slice_get(slicing, shape, reference, s, w->raw);
     for (size_t i = 0; i < count; i++) {
-        if (isfinite(w->raw[i]) && w->raw[i] > scale->mean) *content = 1;
-        w->reference[i] = (w->raw[i] - scale->lo) / range;
-        if (!isfinite(w->raw[i])) {
-            if (w->inside[i]) odd = 1;
-            w->reference[i] = 0.0;
-        }
+        if (isfinite(w->raw[i]) && w->raw[i] > scale->mean) content = 1;
+        w->reference[i] = isfinite(w->raw[i]) ? (w->raw[i] - scale->lo) / range : 0.0;
     }
     rsm_slice_get(slicing, shape, test, s, w->raw);
-    for (size_t i = 0; i < count; i++) {
-        w->test[i] = (w->raw[i] - scale->lo) / range;
-        if (!isfinite(w->raw[i])) {
-            if (w->inside[i] && odd == 0) odd = 2;
-            w->test[i] = 0.0;
-        }
-    }
-    return odd;
+    for (size_t i = 0; i < count; i++)
+        w->test[i] = isfinite(w->raw[i]) ? (w->raw[i] - scale->lo) / range : 0.0;
+    return content;
 }
 
 resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const resmap_image *test,
@@ -235,6 +225,7 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
     window_skimage(&uniform);
     mean_of of_psnr = {0}, of_psnr_slices = {0}, of_ssim = {0}, of_ssim_skimage = {0}, of_nrmse = {0};
     const size_t voxels = shape[0] * shape[1] * shape[2];
+    const float *inside = mask ? mask->data : NULL;
     size_t compared = 0;
 
     for (size_t frame = 0; frame < shape[3]; frame++) {
@@ -242,24 +233,17 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
         rsm_scale scale;
         int constant = 0;
         status = rsm_scale_measure(env, names[0], x, NULL, voxels, &scale, &constant);
-        if (status != RESMAP_OK && constant && shape[3] > 1) {
-            RSM_CHECK(check_finite(env, x, mask ? mask->data : NULL, voxels, names[0]));
-            RSM_CHECK(check_finite(env, y, mask ? mask->data : NULL, voxels, names[1]));
-            continue;
-        }
-        if (status != RESMAP_OK) goto done;
+        const int left_out = status != RESMAP_OK && constant && shape[3] > 1;
+        if (status != RESMAP_OK && !left_out) goto done;
+        RSM_CHECK(check_finite(env, x, inside, voxels, names[0]));
+        RSM_CHECK(check_finite(env, y, inside, voxels, names[1]));
+        if (left_out) continue;
         compared++;
 
         double squares = 0, reference_squares = 0, count = 0;
         for (size_t s = 0; s < slicing.slices; s++) {
-            int content;
             RSM_CHECK(rsm_progress(env, "evaluate", frame * slicing.slices + s, shape[3] * slicing.slices));
-            int odd = slice_load(&work, &slicing, shape, x, y, mask ? mask->data : NULL, s, &scale, &content);
-            if (odd) {
-                status = rsm_fail(env, RESMAP_BAD_FILE, "%s: a voxel%s is not finite", names[odd - 1],
-                                  mask ? " inside the mask" : "");
-                goto done;
-            }
+            const int content = slice_load(&work, &slicing, shape, x, y, inside, s, &scale);
             double slice_squares = 0, slice_reference = 0, slice_count = 0;
             for (size_t i = 0; i < slicing.height * slicing.width; i++) {
                 if (!work.inside[i]) continue;

@@ -413,8 +413,7 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
     return rsm_share(c->env, &work, c->sharers, c->worker_count);
 }
 
-/* Fits one field to what the slices of this pass have noted, and multiplies them by it where its logarithm's standard
- * deviation is `least` or more. */
+/* Fits one field to what the slices of this pass have noted, and multiplies them by it. *spread: how much it varies. */
 static resmap_status apply_volume_field(cascade *c, double *spread)
 {
     worker *w = &c->workers[0];  /* its slices are free */

@@ -13,6 +13,13 @@
 /* Odd multiples of 8, so that no two sizes of any level are equal. */
 enum { HEIGHT = 24, WIDTH = 40 };
 
+/* The next of a sequence of numbers in [0, 1), 24 bits each. */
+static double next_number(uint32_t *state)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return (double)(*state >> 8) / 16777216.0;
+}
+
 /* A head-like blob with stripes and hash noise: every channel gets something to do. */
 static void make_pattern(float *slice)
 {
@@ -22,8 +29,7 @@ static void make_pattern(float *slice)
         for (int x = 0; x < WIDTH; x++) {
             double u = (x + 0.5) / WIDTH * 2 - 1, v = (y + 0.5) / HEIGHT * 2 - 1;
             double inside = u * u + v * v < 0.8 ? 1 : 0;
-            state = state * 1664525u + 1013904223u;
-            slice[y * WIDTH + x] = (float)(inside * (0.6 + 0.3 * sin(9 * u + 5 * v)) + 0.05 * (double)(state >> 8) / 16777216.0);
+            slice[y * WIDTH + x] = (float)(inside * (0.6 + 0.3 * sin(9 * u + 5 * v)) + 0.05 * next_number(&state));
         }
 }
 
@@ -92,15 +98,9 @@ static resmap_status check_large_product(rsm_device *device)
         status = rsm_no_memory(env, all * sizeof *values);
         goto done;
     }
-    for (size_t i = 0; i < counts[0] + counts[1]; i++) {
-        state = state * 1664525u + 1013904223u;
-        values[i] = (float)(state >> 8) / 8388608.0f - 1;
-    }
+    for (size_t i = 0; i < counts[0] + counts[1]; i++) values[i] = (float)(2 * next_number(&state) - 1);
     for (size_t i = counts[0] + counts[1]; i < all; i++) values[i] = NAN;
-    for (size_t j = 0; j < N; j++) {
-        state = state * 1664525u + 1013904223u;
-        vectors[K + j] = (double)(state >> 8) / 8388608.0 - 1;
-    }
+    for (size_t j = 0; j < N; j++) vectors[K + j] = 2 * next_number(&state) - 1;
     parts[0] = values;
     parts[1] = parts[0] + counts[0];
     parts[2] = parts[1] + counts[1];
