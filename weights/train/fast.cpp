@@ -1,5 +1,5 @@
-// Quicker CPU kernels for training in bfloat16: depthwise 3x3 convolution, the same with the GELU gate behind it,
-// and the layer norm without centring; each with its gradient.  Values are bfloat16, sums are float32.
+// Quicker CPU kernels for training: depthwise 3x3 convolution, the same with the GELU gate behind it, and the layer norm
+// without centring; each with its gradient.  Values are bfloat16 or float32 (all of a call), sums are float32.
 // Maps are [batch, channels, height, width], contiguous; convolutions are padded with zeros.
 #include <torch/extension.h>
 #include <ATen/Parallel.h>
@@ -29,13 +29,16 @@ static inline void narrow(const float *from, bf16 *to, int64_t n)
     }
 }
 
+static inline void widen(const float *from, float *to, int64_t n) { std::memcpy(to, from, n * sizeof(float)); }
+static inline void narrow(const float *from, float *to, int64_t n) { std::memcpy(to, from, n * sizeof(float)); }
+
 // A plane with a border of zeros, row length w + 2.
 struct Plane {
     int64_t h, w, s;
     std::vector<float> v;
     Plane(int64_t h_, int64_t w_) : h(h_), w(w_), s(w_ + 2), v((h_ + 2) * (w_ + 2), 0.0f) {}
     float *row(int64_t y) { return v.data() + (y + 1) * s + 1; }
-    void load(const bf16 *p) { for (int64_t y = 0; y < h; y++) widen(p + y * w, row(y), w); }
+    template <typename T> void load(const T *p) { for (int64_t y = 0; y < h; y++) widen(p + y * w, row(y), w); }
 };
 
 static inline void conv_row(Plane &p, int64_t y, const float *k, float *__restrict o)
@@ -69,12 +72,13 @@ static inline void flipped(const float *k, float *f)
         f[i] = k[8 - i];
 }
 
+template <typename T>
 torch::Tensor dw_forward(torch::Tensor x, torch::Tensor w)
 {
     const int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3), N = H * W;
     auto o = torch::empty_like(x);
-    const bf16 *xp = x.data_ptr<bf16>();
-    bf16 *op = o.data_ptr<bf16>();
+    const T *xp = x.data_ptr<T>();
+    T *op = o.data_ptr<T>();
     const float *wp = w.data_ptr<float>();
     at::parallel_for(0, B * C, 1, [&](int64_t i0, int64_t i1) {
         Plane p(H, W);
@@ -90,12 +94,13 @@ torch::Tensor dw_forward(torch::Tensor x, torch::Tensor w)
     return o;
 }
 
+template <typename T>
 std::vector<torch::Tensor> dw_backward(torch::Tensor g, torch::Tensor x, torch::Tensor w)
 {
     const int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3), N = H * W;
     auto gx = torch::empty_like(x), gw = torch::zeros_like(w);
-    const bf16 *xp = x.data_ptr<bf16>(), *gp = g.data_ptr<bf16>();
-    bf16 *op = gx.data_ptr<bf16>();
+    const T *xp = x.data_ptr<T>(), *gp = g.data_ptr<T>();
+    T *op = gx.data_ptr<T>();
     const float *wp = w.data_ptr<float>();
     float *gwp = gw.data_ptr<float>();
     at::parallel_for(0, C, 1, [&](int64_t c0, int64_t c1) {
@@ -119,12 +124,13 @@ std::vector<torch::Tensor> dw_backward(torch::Tensor g, torch::Tensor x, torch::
     return {gx, gw};
 }
 
+template <typename T>
 torch::Tensor gate_forward(torch::Tensor x, torch::Tensor w)
 {
     const int64_t B = x.size(0), C = x.size(1) / 2, H = x.size(2), W = x.size(3), N = H * W;
     auto o = torch::empty({B, C, H, W}, x.options());
-    const bf16 *xp = x.data_ptr<bf16>();
-    bf16 *op = o.data_ptr<bf16>();
+    const T *xp = x.data_ptr<T>();
+    T *op = o.data_ptr<T>();
     const float *wp = w.data_ptr<float>();
     at::parallel_for(0, B * C, 1, [&](int64_t i0, int64_t i1) {
         Plane p(H, W), q(H, W);
@@ -146,12 +152,13 @@ torch::Tensor gate_forward(torch::Tensor x, torch::Tensor w)
     return o;
 }
 
+template <typename T>
 std::vector<torch::Tensor> gate_backward(torch::Tensor g, torch::Tensor x, torch::Tensor w)
 {
     const int64_t B = x.size(0), C = x.size(1) / 2, H = x.size(2), W = x.size(3), N = H * W;
     auto gx = torch::empty_like(x), gw = torch::zeros_like(w);
-    const bf16 *xp = x.data_ptr<bf16>(), *gp = g.data_ptr<bf16>();
-    bf16 *op = gx.data_ptr<bf16>();
+    const T *xp = x.data_ptr<T>(), *gp = g.data_ptr<T>();
+    T *op = gx.data_ptr<T>();
     const float *wp = w.data_ptr<float>();
     float *gwp = gw.data_ptr<float>();
     at::parallel_for(0, C, 1, [&](int64_t c0, int64_t c1) {
@@ -191,24 +198,25 @@ std::vector<torch::Tensor> gate_backward(torch::Tensor g, torch::Tensor x, torch
     return {gx, gw};
 }
 
-static const int64_t T = 128;                       // pixels at a time
+static const int64_t CHUNK = 128;                       // pixels at a time
 
+template <typename T>
 torch::Tensor norm_forward(torch::Tensor x, torch::Tensor w)
 {
-    const int64_t B = x.size(0), C = x.size(1), N = x.size(2) * x.size(3), blocks = (N + T - 1) / T;
+    const int64_t B = x.size(0), C = x.size(1), N = x.size(2) * x.size(3), blocks = (N + CHUNK - 1) / CHUNK;
     auto o = torch::empty_like(x);
-    const bf16 *xp = x.data_ptr<bf16>();
-    bf16 *op = o.data_ptr<bf16>();
+    const T *xp = x.data_ptr<T>();
+    T *op = o.data_ptr<T>();
     const float *wp = w.data_ptr<float>();
     at::parallel_for(0, B * blocks, 8, [&](int64_t i0, int64_t i1) {
-        std::vector<float> buf(C * T);
-        float m[T], s[T], r[T];
+        std::vector<float> buf(C * CHUNK);
+        float m[CHUNK], s[CHUNK], r[CHUNK];
         for (int64_t i = i0; i < i1; i++) {
-            const int64_t b = i / blocks, at = i % blocks * T, n = std::min(T, N - at);
-            for (int64_t j = 0; j < T; j++)
+            const int64_t b = i / blocks, at = i % blocks * CHUNK, n = std::min(CHUNK, N - at);
+            for (int64_t j = 0; j < CHUNK; j++)
                 m[j] = s[j] = 0;
             for (int64_t c = 0; c < C; c++) {
-                float *v = buf.data() + c * T;
+                float *v = buf.data() + c * CHUNK;
                 widen(xp + (b * C + c) * N + at, v, n);
                 for (int64_t j = 0; j < n; j++)
                     m[j] += v[j];
@@ -216,14 +224,14 @@ torch::Tensor norm_forward(torch::Tensor x, torch::Tensor w)
             for (int64_t j = 0; j < n; j++)
                 m[j] /= C;
             for (int64_t c = 0; c < C; c++) {
-                const float *v = buf.data() + c * T;
+                const float *v = buf.data() + c * CHUNK;
                 for (int64_t j = 0; j < n; j++)
                     s[j] += (v[j] - m[j]) * (v[j] - m[j]);
             }
             for (int64_t j = 0; j < n; j++)
                 s[j] = 1.0f / sqrtf(s[j] / C + 1e-5f);
             for (int64_t c = 0; c < C; c++) {
-                const float *v = buf.data() + c * T;
+                const float *v = buf.data() + c * CHUNK;
                 for (int64_t j = 0; j < n; j++)
                     r[j] = v[j] * s[j] * wp[c];
                 narrow(r, op + (b * C + c) * N + at, n);
@@ -234,22 +242,23 @@ torch::Tensor norm_forward(torch::Tensor x, torch::Tensor w)
 }
 
 // y_c = x_c s w_c, s = (var + eps)^-1/2:  dx_c = g_c w_c s - s^3 / C (x_c - mean) sum_k g_k w_k x_k
+template <typename T>
 std::vector<torch::Tensor> norm_backward(torch::Tensor g, torch::Tensor x, torch::Tensor w)
 {
-    const int64_t B = x.size(0), C = x.size(1), N = x.size(2) * x.size(3), blocks = (N + T - 1) / T;
+    const int64_t B = x.size(0), C = x.size(1), N = x.size(2) * x.size(3), blocks = (N + CHUNK - 1) / CHUNK;
     auto gx = torch::empty_like(x), gw = torch::zeros_like(w);
-    const bf16 *xp = x.data_ptr<bf16>(), *gp = g.data_ptr<bf16>();
-    bf16 *op = gx.data_ptr<bf16>();
+    const T *xp = x.data_ptr<T>(), *gp = g.data_ptr<T>();
+    T *op = gx.data_ptr<T>();
     const float *wp = w.data_ptr<float>();
     float *gwp = gw.data_ptr<float>();
-    std::vector<float> xb(C * T), gb(C * T);
-    float m[T], s[T], d[T], r[T];
+    std::vector<float> xb(C * CHUNK), gb(C * CHUNK);
+    float m[CHUNK], s[CHUNK], d[CHUNK], r[CHUNK];
     for (int64_t i = 0; i < B * blocks; i++) {
-        const int64_t b = i / blocks, at = i % blocks * T, n = std::min(T, N - at);
-        for (int64_t j = 0; j < T; j++)
+        const int64_t b = i / blocks, at = i % blocks * CHUNK, n = std::min(CHUNK, N - at);
+        for (int64_t j = 0; j < CHUNK; j++)
             m[j] = s[j] = d[j] = 0;
         for (int64_t c = 0; c < C; c++) {
-            float *v = xb.data() + c * T, *q = gb.data() + c * T;
+            float *v = xb.data() + c * CHUNK, *q = gb.data() + c * CHUNK;
             widen(xp + (b * C + c) * N + at, v, n);
             widen(gp + (b * C + c) * N + at, q, n);
             for (int64_t j = 0; j < n; j++) {
@@ -260,7 +269,7 @@ std::vector<torch::Tensor> norm_backward(torch::Tensor g, torch::Tensor x, torch
         for (int64_t j = 0; j < n; j++)
             m[j] /= C;
         for (int64_t c = 0; c < C; c++) {
-            const float *v = xb.data() + c * T;
+            const float *v = xb.data() + c * CHUNK;
             for (int64_t j = 0; j < n; j++)
                 s[j] += (v[j] - m[j]) * (v[j] - m[j]);
         }
@@ -269,7 +278,7 @@ std::vector<torch::Tensor> norm_backward(torch::Tensor g, torch::Tensor x, torch
             d[j] *= s[j] * s[j] * s[j] / C;
         }
         for (int64_t c = 0; c < C; c++) {
-            const float *v = xb.data() + c * T, *q = gb.data() + c * T;
+            const float *v = xb.data() + c * CHUNK, *q = gb.data() + c * CHUNK;
             float sum = 0;
             for (int64_t j = 0; j < n; j++) {
                 r[j] = q[j] * wp[c] * s[j] - d[j] * (v[j] - m[j]);
@@ -282,12 +291,20 @@ std::vector<torch::Tensor> norm_backward(torch::Tensor g, torch::Tensor x, torch
     return {gx, gw};
 }
 
+template <typename T>
+static void define(py::module &m)
+{
+    m.def("dw_forward", &dw_forward<T>);
+    m.def("dw_backward", &dw_backward<T>);
+    m.def("gate_forward", &gate_forward<T>);
+    m.def("gate_backward", &gate_backward<T>);
+    m.def("norm_forward", &norm_forward<T>);
+    m.def("norm_backward", &norm_backward<T>);
+}
+
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
 {
-    m.def("dw_forward", &dw_forward);
-    m.def("dw_backward", &dw_backward);
-    m.def("gate_forward", &gate_forward);
-    m.def("gate_backward", &gate_backward);
-    m.def("norm_forward", &norm_forward);
-    m.def("norm_backward", &norm_backward);
+    auto narrow = m.def_submodule("bfloat16"), wide = m.def_submodule("float32");
+    define<bf16>(narrow);
+    define<float>(wide);
 }

@@ -111,7 +111,7 @@ class Pool:
         while True:
             if time.time() - self.listed > 15:
                 names = sorted(f for f in os.listdir(self.path) if f.endswith(".npy"))
-                self.names = {k: [f for f in names if f.startswith(k)] for k in MADE}
+                self.names = {k: [f for f in names if f.startswith(k + "-")] for k in MADE}
                 self.listed = time.time()
             try:
                 name = random.choice(self.names[kind])
@@ -306,6 +306,7 @@ def main():
     p.add_argument("--weights", default="motion=1,noise=1,bias=1", help="loss weights; a task's work follows --work")
     p.add_argument("--work", default="noise=1,bias=1,motion=1,clean=1,state=1", help="repetitions of a task in a step (may be < 1)")
     p.add_argument("--fast", action="store_true", help="the kernels of fast.cpp, which needs a C++ compiler and ninja")
+    p.add_argument("--fp32", action="store_true", help="float32 instead of bfloat16, for processors without instructions for the latter")
     p.add_argument("--start", help="a weights file to start from")
     p.add_argument("--ready", type=float, default=0, help="share of a run's growth of slices that is behind at its start")
     p.add_argument("--save-every", type=float, default=180, help="seconds")
@@ -541,7 +542,7 @@ def main():
         opt.zero_grad(set_to_none=True)
         for kind, task in tasks.items():
             for _ in range(reps(kind)):
-                with torch.autocast("cpu", dtype=torch.bfloat16):
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
                     loss = task()
                 loss.backward()
         now = time.time()
