@@ -321,7 +321,7 @@ class Resmap:
 
     def start(self, arguments, common=True):
         """Runs the program; its output and its peak of resident memory."""
-        command = [self.args.resmap] + arguments + (["-m", self.model, "-d", self.args.device] if common else [])
+        command = [self.args.resmap] + arguments + (["-m", self.model, "-d", self.args.device, "--precision", "fp32"] if common else [])
         environment = dict(os.environ, POCL_MAX_PTHREAD_COUNT=str(self.args.threads))
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment,
                                    preexec_fn=lambda: pin(self.args.threads))
