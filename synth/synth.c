@@ -1,15 +1,12 @@
 #include "synth/synth.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "context.h"
+#include "core/file.h"
 #include "image/image.h"
 
 /* Most bytes of a record that is read; thousands of frames take less. */
@@ -165,49 +162,6 @@ done:
 
 /* ---- Files ---- */
 
-static resmap_status read_text(rsm_env *env, const char *path, char **text, size_t *size)
-{
-    /* O_NONBLOCK: a pipe is refused, as for images, rather than waited for */
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    struct stat st;
-    FILE *stream = fd < 0 ? NULL : fdopen(fd, "rb");
-    if (!stream || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        const char *reason = stream ? "not a regular file" : strerror(errno);
-        resmap_status refused = rsm_fail(env, RESMAP_BAD_FILE, "%s: cannot be read: %s", path, reason);
-        if (stream) fclose(stream);
-        else if (fd >= 0) close(fd);
-        return refused;
-    }
-    resmap_status status = RESMAP_OK;
-    size_t room = 0, used = 0, got;
-    char *bytes = NULL;
-    do {
-        if (used == room) {
-            room = room ? 2 * room : 1 << 14;
-            char *more = room <= 2 * (size_t)MAX_RECORD ? realloc(bytes, room) : NULL;
-            if (!more) {
-                status = used >= MAX_RECORD
-                             ? rsm_fail(env, RESMAP_BAD_FILE, "%s: too long for a record", path)
-                             : rsm_no_memory(env, room);
-                break;
-            }
-            bytes = more;
-        }
-        got = fread(bytes + used, 1, room - used, stream);
-        used += got;
-    } while (got > 0);
-    if (status == RESMAP_OK && ferror(stream))
-        status = rsm_fail(env, RESMAP_BAD_FILE, "%s: cannot be read: %s", path, strerror(errno));
-    fclose(stream);
-    if (status != RESMAP_OK) {
-        free(bytes);
-        return status;
-    }
-    *text = bytes;
-    *size = used;
-    return RESMAP_OK;
-}
-
 /* What the figure says: "motion, noise (preset severe, seed 7)". */
 static char *caption_of(const resmap_synth_files *files, const resmap_synth_options *options)
 {
@@ -237,21 +191,23 @@ resmap_status rsm_synth_file(rsm_env *env, rsm_device *device, const resmap_synt
 {
     resmap_image *clean = NULL, *corrupted = NULL;
     rsm_outputs *outputs = NULL;
-    char *from = NULL, *record = NULL;
+    unsigned char *from = NULL;
+    char *record = NULL;
     size_t from_size = 0;
     FILE *stream;
     resmap_status status;
 
     if (!files->from) RSM_CHECK(rsm_synth_options_check(env, options));
     RSM_CHECK(rsm_image_check_name(env, files->output));
-    if (files->from) RSM_CHECK(read_text(env, files->from, &from, &from_size));
+    if (files->from) RSM_CHECK(rsm_file_read(env, files->from, MAX_RECORD, &from, &from_size));
     RSM_CHECK(rsm_image_read(env, files->input, &clean));
     /* Claiming the names first: an output that cannot be written should not cost the work. */
     RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
     RSM_CHECK(rsm_outputs_claim(outputs, files->output));
     if (files->report) RSM_CHECK(rsm_outputs_claim(outputs, files->report));
     if (files->figure) RSM_CHECK(rsm_outputs_claim(outputs, files->figure));
-    RSM_CHECK(rsm_synth(env, device, clean, options, from, from_size, files->from, &corrupted, &record));
+    RSM_CHECK(rsm_synth(env, device, clean, options, (const char *)from, from_size, files->from,
+                      &corrupted, &record));
     RSM_CHECK(rsm_outputs_open(outputs, files->output, &stream));
     RSM_CHECK(rsm_image_write_stream(env, corrupted, files->output, stream));
     if (files->report) {

@@ -140,7 +140,7 @@ void cli_progress_clear(void);
 /* ---- signals.c ---- */
 
 /* From now on the first SIGINT, SIGTERM or SIGHUP is remembered (the progress callback stops the work), the
- * second ends the program. */
+ * third ends the program. */
 void cli_signals_init(void);
 /* The work is done and nothing is left to tidy up: signals end the program again, which may wait for a reader of its output. */
 void cli_signals_done(void);

@@ -73,7 +73,7 @@ static char *slurp(const char *path, const char **why)
     struct stat status;
     char *text = NULL;
     ssize_t got = -1;
-    int file = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    int file = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     *why = "";
     if (file < 0) {
         if (errno != ENOENT && errno != ENOTDIR) *why = strerror(errno);

@@ -5,16 +5,15 @@
  * here through zlib and the header checked here; what is written is the header that was read, with only the
  * voxels' type changed. */
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
 #include <nifti2_io.h>
 
+#include "core/file.h"
 #include "core/share.h"
 #include "image/image.h"
 
@@ -92,22 +91,16 @@ typedef struct source {
 
 static resmap_status source_open(rsm_env *env, const char *path, source *in)
 {
-    /* O_NONBLOCK: a pipe without a writer must give the message below, not wait. */
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0) return rsm_fail(env, RESMAP_BAD_FILE, "%s: %s", path, strerror(errno));
-    struct stat st;
-    const char *reason = NULL;
-    if (fstat(fd, &st) != 0) reason = strerror(errno);
-    else if (S_ISDIR(st.st_mode)) reason = "is a folder";
-    else if (!S_ISREG(st.st_mode)) reason = "not a regular file";
-    else if (st.st_size == 0) reason = "the file is empty";
-    gzFile gz = reason ? NULL : gzdopen(fd, "rb");
+    int fd;
+    uint64_t size;
+    RSM_TRY(rsm_file_open(env, path, &fd, &size));
+    gzFile gz = size ? gzdopen(fd, "rb") : NULL;
     if (!gz) {
         close(fd);
-        return reason ? rsm_fail(env, RESMAP_BAD_FILE, "%s: %s", path, reason) : rsm_no_memory(env, CHUNK);
+        return size ? rsm_no_memory(env, CHUNK) : rsm_fail(env, RESMAP_BAD_FILE, "%s: the file is empty", path);
     }
     gzbuffer(gz, 1 << 17);
-    *in = (source){env, path, gz, (uint64_t)st.st_size};
+    *in = (source){env, path, gz, size};
     return RESMAP_OK;
 }
 

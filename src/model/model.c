@@ -1,7 +1,5 @@
 /* What a weights file says of its model (weights/FORMAT.md), checked in full before anything computes with
  * it. */
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
@@ -9,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
+#include "core/file.h"
 #include "core/philox.h"
 #include "model/field.h"
 #include "model/model.h"
@@ -547,50 +545,6 @@ resmap_status rsm_model_find(rsm_env *env, const char *name, char **path)
                     name, RESMAP_WEIGHTS_DIR);
 }
 
-/* The whole of a regular file, into fresh memory. */
-static resmap_status read_file(rsm_env *env, const char *path, unsigned char **bytes, size_t *size)
-{
-    resmap_status status = RESMAP_OK;
-    struct stat info;
-    unsigned char *block = NULL;
-    size_t total = 0, done_bytes = 0;
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a FIFO must not make us wait */
-
-    if (fd < 0) return rsm_fail(env, RESMAP_BAD_FILE, "%s: %s", path, strerror(errno));
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-        status = bad(env, path, "not a regular file");
-        goto done;
-    }
-    if (info.st_size < 0 || (uint64_t)info.st_size > MAX_FILE || (uint64_t)info.st_size >= SIZE_MAX) {
-        status = bad(env, path, "larger than weights can be");
-        goto done;
-    }
-    total = (size_t)info.st_size;
-    block = malloc(total ? total : 1);
-    if (!block) {
-        status = rsm_no_memory(env, total);
-        goto done;
-    }
-    while (done_bytes < total) {
-        ssize_t got = read(fd, block + done_bytes, total - done_bytes);
-
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) {
-            status = bad(env, path, "%s", got < 0 ? strerror(errno) : "became shorter while it was read");
-            goto done;
-        }
-        done_bytes += (size_t)got;
-    }
-    *bytes = block;
-    *size = total;
-    block = NULL;
-
-done:
-    free(block);
-    close(fd);
-    return status;
-}
-
 resmap_status rsm_model_open(rsm_env *env, const char *name, resmap_model **model)
 {
     resmap_status status;
@@ -599,7 +553,7 @@ resmap_status rsm_model_open(rsm_env *env, const char *name, resmap_model **mode
     size_t size = 0;
 
     RSM_TRY(rsm_model_find(env, name, &path));
-    RSM_CHECK(read_file(env, path, &bytes, &size));
+    RSM_CHECK(rsm_file_read(env, path, MAX_FILE, &bytes, &size));
     RSM_CHECK(rsm_model_create(env, path, bytes, size, model));
     if (!is_file_name(name)) { /* messages name the file, reports the model */
         char *short_name = rsm_strdup(name);
