@@ -364,11 +364,11 @@ typedef struct resmap_tuning {
 } resmap_tuning;
 
 /* Tunes the opened device for this model's operations, keeps the file (in place of an older one), and
- * takes the winners at once. Whether fp16, and working on two slices of a volume side by side, make this
+ * takes the winners at once. Whether fp16, and working on several slices of a volume side by side, make this
  * network at least 5 % faster is measured too, and what was found for networks of other shapes is kept;
- * the tuning of the first use measures fp16 on GPUs only, and a quick one the two slices only where that
+ * the tuning of the first use measures fp16 on GPUs only, and a quick one several slices only where that
  * takes seconds. Every variant is compared with plain C before it is measured, and the whole network with
- * the winners afterwards; two slices side by side must come out as they do one by one, to the bit. Winners
+ * the winners afterwards; slices side by side must come out as they do one by one, to the bit. Winners
  * that do not make the network faster are not taken. On failure and when cancelled everything stays as it
  * was. RESMAP_BAD_ARGUMENT when several devices are opened; RESMAP_NO_DEVICE when none is, or the
  * reference; RESMAP_IO when the file cannot be kept (no cache folder, not writable, RESMAP_TUNING is

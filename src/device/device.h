@@ -195,7 +195,8 @@ typedef struct rsm_preference {
     rsm_storage storage;         /* what "auto" takes */
     int fp16_percent;            /* speed with fp16, of that with fp32; 0: not measured, nor chosen */
     int workers;                 /* that volumes are given to, 1…RSM_MOST_WORKERS */
-    int workers_percent;         /* speed with two, of that with one; 0: not measured, nor chosen */
+    int workers_percent;         /* speed with that many (with two where it is 1), of that with one; 0: not
+                                  * measured, nor chosen */
 } rsm_preference;
 enum { RSM_MOST_WORKERS = 8 };
 /* What was measured for such networks; NULL: nothing. */

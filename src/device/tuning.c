@@ -486,7 +486,7 @@ resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_pr
         if (preference_count > 0)
             fprintf(t->stream,
                     "# For networks of one shape: what \"auto\" takes, fp16's speed, fp32's being 100%%;\n"
-                    "# slices of a volume worked on side by side, two's speed, one's being 100%%.\n");
+                    "# slices of a volume worked on side by side, that speed (of two where one is taken), one's being 100%%.\n");
         for (size_t i = 0; i < preference_count; i++) write_preference(t->stream, &preferences[i]);
         if (failure_count > 0) fprintf(t->stream, "# What the device cannot do, or does wrongly.\n");
         for (size_t i = 0; i < failure_count; i++)

@@ -38,9 +38,15 @@ static const effort first_use = {"quick", RSM_QUICK, 0.05, 1.05, 2, 0.4, 2, 0, 4
 enum { MOST_TURNS = 5 };
 /* Of fp16 over fp32, which is exacter. */
 static const double LEAST_FP16_SPEEDUP = 1.05;
-/* Of two workers over one, which takes less memory. Each turn gives them so many slices. */
+/* Of twice as many workers, which take more memory. Each turn gives every one of them so many slices. */
 static const double LEAST_WORKERS_SPEEDUP = 1.05;
-enum { WORKERS = 2, WORKERS_SLICES = 4 };
+enum { WORKER_SLICES = 2 };
+/* As many as can be preferred. */
+static const struct {
+    size_t count;
+    const char *name;
+} team_sizes[] = {{1, "1"}, {2, "2"}, {4, "4"}, {RSM_MOST_WORKERS, "8"}};
+enum { TEAM_SIZES = sizeof team_sizes / sizeof team_sizes[0] };
 
 /* A variant on its way; those of one operation follow one another, the rule's first. */
 typedef struct trial {
@@ -210,9 +216,9 @@ static int tries_fp16(const tuner *t)
 static resmap_status list_trials(tuner *t, const double seconds[RSM_TUNABLES + 1])
 {
     double all = 0;
-    size_t most = 4;             /* both precisions, one worker and several */
+    size_t most = 2 + TEAM_SIZES;    /* both precisions, one worker and several */
 
-    t->total = (size_t)tries_fp16(t) + 1;
+    t->total = (size_t)tries_fp16(t) + TEAM_SIZES - 1;
     for (int i = 0; i <= RSM_TUNABLES; i++) all += seconds[i];
     for (int i = 0; i < RSM_TUNABLES; i++) {
         size_t count;
@@ -512,16 +518,17 @@ static resmap_status try_precision(tuner *t, const char *cache_folder)
 
 /* Workers on one device, the first one the device itself, each with a slice of its own. */
 typedef struct team {
-    rsm_device *further[WORKERS];   /* [0]: NULL */
-    rsm_network *networks[WORKERS];
-    rsm_bench benches[WORKERS];
-    float *alone[WORKERS];       /* what each gives while the others rest */
-    rsm_sharer sharers[WORKERS];
+    size_t count;
+    rsm_device *further[RSM_MOST_WORKERS];   /* [0]: NULL */
+    rsm_network *networks[RSM_MOST_WORKERS];
+    rsm_bench benches[RSM_MOST_WORKERS];
+    float *alone[RSM_MOST_WORKERS];          /* what each gives while the others rest */
+    rsm_sharer sharers[RSM_MOST_WORKERS];
 } team;
 
 static void clear_team(team *m)
 {
-    for (int i = 0; i < WORKERS; i++) {
+    for (size_t i = 0; i < m->count; i++) {
         rsm_bench_clear(&m->benches[i]);
         free(m->alone[i]);
         if (i == 0) continue;
@@ -530,33 +537,35 @@ static void clear_team(team *m)
     }
 }
 
-/* A run by each alone, which makes its kernels. */
-static resmap_status run_alone(const tuner *t, team *m, double *seconds)
+/* A run by worker i alone, which makes its kernels. */
+static resmap_status run_alone(const tuner *t, team *m, size_t i, double *seconds)
 {
     size_t pixels = t->result->height * t->result->width;
+    rsm_bench *b = &m->benches[i];
 
-    for (int i = 0; i < WORKERS; i++) {
-        rsm_bench *b = &m->benches[i];
-        m->alone[i] = malloc(rsm_bytes(pixels, sizeof(float)));
-        if (!m->alone[i]) return rsm_no_memory(t->env, pixels * sizeof(float));
-        for (size_t k = 0; k < pixels; k++) b->slice[k] += 0.125f * (float)i;
-        RSM_TRY(rsm_bench_run(b, seconds));
-        memcpy(m->alone[i], b->output, pixels * sizeof(float));
-    }
+    m->alone[i] = malloc(rsm_bytes(pixels, sizeof(float)));
+    if (!m->alone[i]) return rsm_no_memory(t->env, pixels * sizeof(float));
+    for (size_t k = 0; k < pixels; k++) b->slice[k] += 0.125f * (float)i;
+    RSM_TRY(rsm_bench_run(b, seconds));
+    memcpy(m->alone[i], b->output, pixels * sizeof(float));
     return RESMAP_OK;
 }
 
-static resmap_status make_team(const tuner *t, rsm_network *net, team *m)
+/* Adds workers until there are `count`; networks[0] is the first one's. *seconds: that a slice takes the last one, alone. */
+static resmap_status enlarge_team(const tuner *t, team *m, size_t count, double *seconds)
 {
-    m->networks[0] = net;
-    RSM_TRY(rsm_bench_create(net, t->result->height, t->result->width, &m->benches[0]));
-    for (int i = 1; i < WORKERS; i++) {
-        resmap_status status;
-        RSM_TRY(rsm_device_share(t->device, &m->further[i]));
-        status = rsm_network_share(net, m->further[i], &m->networks[i]);
+    while (m->count < count) {
+        size_t i = m->count++;
+        resmap_status status = RESMAP_OK;
+        if (i > 0) {
+            RSM_TRY(rsm_device_share(t->device, &m->further[i]));
+            status = rsm_network_share(m->networks[0], m->further[i], &m->networks[i]);
+        }
         if (status == RESMAP_OK)
             status = rsm_bench_create(m->networks[i], t->result->height, t->result->width, &m->benches[i]);
-        if (status != RESMAP_OK) return rsm_fail(t->env, status, "%s", rsm_device_env(m->further[i])->error);
+        if (status == RESMAP_OK) status = run_alone(t, m, i, seconds);
+        if (status != RESMAP_OK && i > 0) return rsm_fail(t->env, status, "%s", rsm_device_env(m->further[i])->error);
+        RSM_TRY(status);
     }
     return RESMAP_OK;
 }
@@ -578,10 +587,10 @@ static int any_one(const void *data, size_t sharer, size_t piece)
     return 0;
 }
 
-/* Seconds that the first `count` workers take for a few slices. */
-static resmap_status run_team(const tuner *t, team *m, size_t count, double *seconds)
+/* Seconds that the first `count` workers take for `slices`. */
+static resmap_status run_team(const tuner *t, team *m, size_t count, size_t slices, double *seconds)
 {
-    const rsm_work work = {"tuning: workers", WORKERS_SLICES, run_one, any_one, m};
+    const rsm_work work = {"tuning: workers", slices, run_one, any_one, m};
     double start = rsm_seconds();
 
     for (size_t i = 0; i < count; i++)
@@ -598,49 +607,58 @@ static resmap_status run_team(const tuner *t, team *m, size_t count, double *sec
 /* Whether all have given the very bytes that they give alone. */
 static int team_is_right(const team *m)
 {
-    for (int i = 0; i < WORKERS; i++) {
+    for (size_t i = 0; i < m->count; i++) {
         const rsm_bench *b = &m->benches[i];
         if (memcmp(b->output, m->alone[i], b->height * b->width * sizeof(float)) != 0) return 0;
     }
     return 1;
 }
 
-static resmap_status compare_teams(tuner *t, team *m, resmap_trial *one, resmap_trial *several)
+/* One worker and `count` in turns. */
+static resmap_status compare_team(tuner *t, team *m, size_t count, resmap_trial *one, resmap_trial *several)
 {
+    size_t slices = WORKER_SLICES * count;
     turns taken = {{0}, {0}, 0};
     double once;
 
-    RSM_TRY(run_alone(t, m, &once));
-    if (2 * t->effort->turns * WORKERS_SLICES * once > t->effort->workers_seconds) return RESMAP_OK;
+    RSM_TRY(enlarge_team(t, m, count, &once));
+    if (2 * (double)t->effort->turns * (double)slices * once > t->effort->workers_seconds) return RESMAP_OK;
     for (; taken.count < t->effort->turns; taken.count++) {
-        RSM_TRY(run_team(t, m, 1, &taken.rule[taken.count]));
-        RSM_TRY(run_team(t, m, WORKERS, &taken.own[taken.count]));
+        RSM_TRY(run_team(t, m, 1, slices, &taken.rule[taken.count]));
+        RSM_TRY(run_team(t, m, count, slices, &taken.own[taken.count]));
         if (!team_is_right(m)) return reject(t, several, "the network's result is wrong with them");
     }
     note_turns(&taken, one, several);
-    rsm_config_shape(&rsm_network_model(t->net)->config, t->preference.network);
-    t->preference.workers_percent = (int)fmin(fmax(100 * several->speedup, 1), 99999);
-    t->preference.workers = several->speedup >= LEAST_WORKERS_SPEEDUP ? WORKERS : 1;
     return RESMAP_OK;
 }
 
-/* A volume by one worker and by several in turns, in the precision that will be taken. */
+/* A volume by one worker and by several in turns, in the precision that will be taken: twice as many as long as that pays. */
 static resmap_status try_workers(tuner *t)
 {
-    resmap_trial *one = add_result(t, "workers", "1"), *several = add_result(t, "workers", "2");
-    team m = {{NULL}, {NULL}, {{0}}, {NULL}, {{0}}};
-    resmap_status status;
+    resmap_trial *one = add_result(t, "workers", team_sizes[0].name), *best = one;
+    rsm_preference *p = &t->preference;
+    team m = {.networks = {t->fp16 ? t->fp16 : t->net}};
+    resmap_status status = RESMAP_OK;
 
+    p->workers = 1;
     rsm_bench_clear(&t->bench);                  /* makes room */
-    status = step(t);
-    if (status == RESMAP_OK) status = make_team(t, t->fp16 ? t->fp16 : t->net, &m);
-    if (status == RESMAP_OK) status = compare_teams(t, &m, one, several);
+    for (int i = 1; i < TEAM_SIZES && status == RESMAP_OK; i++) {
+        resmap_trial *several = add_result(t, "workers", team_sizes[i].name);
+        status = step(t);
+        if (status == RESMAP_OK) status = compare_team(t, &m, team_sizes[i].count, one, several);
+        if (is_fatal(status)) break;
+        if (status != RESMAP_OK) status = reject(t, several, t->env->error);
+        if (several->problem || several->speedup <= 0) break;
+        if (best == one) p->workers_percent = (int)fmin(fmax(100 * several->speedup, 1), 99999);
+        if (several->speedup < LEAST_WORKERS_SPEEDUP * best->speedup) break;
+        best = several;
+        p->workers = (int)team_sizes[i].count;
+        p->workers_percent = (int)fmin(100 * several->speedup, 99999);
+    }
+    if (p->workers_percent > 0) rsm_config_shape(&rsm_network_model(t->net)->config, p->network);
+    best->chosen = 1;
     clear_team(&m);
-    if (is_fatal(status)) return status;
-    if (status != RESMAP_OK) RSM_TRY(reject(t, several, t->env->error));
-    several->chosen = t->preference.workers == WORKERS;
-    one->chosen = !several->chosen;
-    return RESMAP_OK;
+    return status;
 }
 
 static resmap_status find_winners(tuner *t, size_t height, size_t width, const char *cache_folder)
