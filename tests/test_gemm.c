@@ -1,6 +1,8 @@
 /* rsm_gemm on every device, by every kernel that it can run, against sums in float64: odd shapes, offsets,
  * padded strides, matrices that end with their buffers, and NaN all around them. */
+#define _GNU_SOURCE              /* RTLD_NEXT */
 #include <check.h>
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +15,43 @@
 static rsm_env env;
 
 #define OK(call) ck_assert_msg((call) == RESMAP_OK, "%s", env.error)
+
+/* ---- A driver that gives kernels few work-items ---- */
+
+static size_t most_items;        /* 0: as many as it has */
+static size_t largest_group;     /* that was launched */
+
+static void *real(const char *name)
+{
+    void *function = dlsym(RTLD_NEXT, name);
+    if (!function) abort();
+    return function;
+}
+
+cl_int clGetKernelWorkGroupInfo(cl_kernel kernel, cl_device_id device, cl_kernel_work_group_info what, size_t size,
+                                void *value, size_t *needed)
+{
+    cl_int (*function)(cl_kernel, cl_device_id, cl_kernel_work_group_info, size_t, void *, size_t *);
+    *(void **)&function = real("clGetKernelWorkGroupInfo");
+    cl_int code = function(kernel, device, what, size, value, needed);
+    if (most_items > 0 && what == CL_KERNEL_WORK_GROUP_SIZE && value && *(size_t *)value > most_items)
+        *(size_t *)value = most_items;
+    return code;
+}
+
+cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint dims, const size_t *offset,
+                              const size_t *global, const size_t *local, cl_uint waits, const cl_event *wait,
+                              cl_event *event)
+{
+    cl_int (*function)(cl_command_queue, cl_kernel, cl_uint, const size_t *, const size_t *, const size_t *,
+                       cl_uint, const cl_event *, cl_event *);
+    size_t group = 1;
+    *(void **)&function = real("clEnqueueNDRangeKernel");
+    for (cl_uint i = 0; local && i < dims; i++) group *= local[i];
+    if (most_items > 0 && group > most_items) return CL_INVALID_WORK_GROUP_SIZE;
+    if (group > largest_group) largest_group = group;
+    return function(queue, kernel, dims, offset, global, local, waits, wait, event);
+}
 
 /* Numbers in [-1, 1) from a linear congruential generator, the same everywhere. */
 static uint32_t state;
@@ -181,6 +220,14 @@ static void every_kind(rsm_device *device)
     device->info.max_work_group = group < 64 ? group : 64;
     shapes_of(device, small ? 2 : count);
     device->info.max_work_group = group;
+    /* Fewer for this kernel than the device has. */
+    for (most_items = 100; most_items >= 25; most_items /= 4) {
+        largest_group = 0;
+        shapes_of(device, 2);
+        ck_assert_uint_le(largest_group, most_items);
+        ck_assert_uint_ge(largest_group, 16);
+    }
+    most_items = 0;
     for (unsigned size = 8; size <= 32; size *= 2) {
         if (!(device->sub_groups & size)) continue;
         const rsm_variant variant = {"sub-groups", 0, {RSM_GEMM_SUB_GROUP, (int)size}};

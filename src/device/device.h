@@ -95,6 +95,9 @@ uint64_t rsm_device_max_allocation(const rsm_device *device);
 resmap_status rsm_kernel_get(rsm_device *device, const char *program, const char *name, const char *options,
                              rsm_kernel **kernel);
 
+/* Most work-items of a work-group that the device gives this kernel, which may be fewer than it has for others. */
+size_t rsm_kernel_most_items(const rsm_device *device, const rsm_kernel *kernel);
+
 typedef struct rsm_argument {
     size_t size;                 /* 0: a buffer */
     const void *value;

@@ -233,6 +233,13 @@ resmap_status rsm_kernel_get(rsm_device *device, const char *file, const char *n
     return status == RESMAP_OK ? keep_kernel(device, program, name, made, kernel) : status;
 }
 
+size_t rsm_kernel_most_items(const rsm_device *device, const rsm_kernel *kernel)
+{
+    size_t most = 0;
+    clGetKernelWorkGroupInfo(kernel->kernel, device->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof most, &most, NULL);
+    return most;
+}
+
 resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, const size_t *global,
                              const size_t *local, const rsm_argument *arguments, size_t argument_count)
 {
@@ -271,12 +278,9 @@ resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, c
     cl_int code = clEnqueueNDRangeKernel(device->queue, kernel->kernel, (cl_uint)dims, NULL, rounded, local,
                                          0, NULL, rsm_profile_event(device, &event));
     if (code == CL_INVALID_WORK_GROUP_SIZE) {
-        size_t most = 0;
-        clGetKernelWorkGroupInfo(kernel->kernel, device->id, CL_KERNEL_WORK_GROUP_SIZE, sizeof most, &most,
-                                 NULL);
         return rsm_fail(device->env, RESMAP_DEVICE_FAILED,
                         "device %s: kernel %s: a work-group of %zu, at most %zu fit", device->info.name,
-                        kernel->name, group, most);
+                        kernel->name, group, rsm_kernel_most_items(device, kernel));
     }
     if (code != CL_SUCCESS) return rsm_cl_fail(device, kernel->name, code);
     rsm_device_count_kernel(device);
