@@ -301,17 +301,29 @@ static float huge(void)
     return 1e4f * number();
 }
 
+/* Inputs of depthwise convolutions: channels with two rows more each, or (`shared`) whose last row is the next one's first. */
+static twin with_halo(rsm_storage storage, layout where, size_t channels, size_t rows, size_t width, int shared,
+                      float (*inside)(void))
+{
+    twin x;
+    if (!shared) return make_as(storage, where, channels, (rows + 2) * width, NAN, inside);
+    x = make_as(storage, where, 1, (channels * (rows + 1) + 1) * width, NAN, inside);
+    x.plane = (rows + 1) * width;
+    return x;
+}
+
 static void depthwise(void)
 {
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
-            for (size_t pair = 0; pair < pairs(); pair++) {
-                const size_t rows = images[s][0], width = images[s][1], channels = small ? 2 : 5;
-                twin w = input(layouts[(l + 1) % 3], 1, 9 * channels),
-                     x = input_as(first_of(pair), layouts[l], channels, (rows + 2) * width);
+            for (size_t i = 0; i < 2 * pairs(); i++) {
+                const size_t rows = images[s][0], width = images[s][1], channels = small ? 2 : 5, pair = i / 2;
+                const int shared = i % 2 == 1;
+                twin w = input(layouts[(l + 1) % 3], 1, 9 * channels);
+                twin x = with_halo(first_of(pair), layouts[l], channels, rows, width, shared, number);
                 twin y = output_as(second_of(pair), layouts[(l + 2) % 3], channels, rows * width);
                 BOTH(rsm_depthwise3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), channels, rows, width));
-                compare(&y, 1e-6, describe("depthwise", channels, rows, width, l));
+                compare(&y, 1e-6, describe(shared ? "depthwise, shared rows" : "depthwise", channels, rows, width, l));
                 drop(&w);
                 drop(&x);
                 drop(&y);
@@ -324,15 +336,16 @@ static void gate(void)
 {
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
-            for (size_t pair = 0; pair < pairs(); pair++) {
-                const size_t rows = images[s][0], width = images[s][1], hidden = small ? 1 : 3;
+            for (size_t i = 0; i < 2 * pairs(); i++) {
+                const size_t rows = images[s][0], width = images[s][1], hidden = small ? 1 : 3, pair = i / 2;
+                const int shared = i % 2 == 1;
                 float (*const inside)(void) = l == 2 ? huge : number;
                 twin w = input(layouts[(l + 1) % 3], 1, 18 * hidden);
-                twin x = make_as(first_of(pair), layouts[l], 2 * hidden, (rows + 2) * width, NAN, inside);
+                twin x = with_halo(first_of(pair), layouts[l], 2 * hidden, rows, width, shared, inside);
                 twin y = output_as(second_of(pair), layouts[(l + 2) % 3], hidden, rows * width);
                 BOTH(rsm_depthwise3x3_gate(devices[d], map(&x, d), vector(&w, d), map(&y, d), hidden, rows,
                                            width));
-                compare(&y, 2e-6, describe("gate", hidden, rows, width, l));
+                compare(&y, 2e-6, describe(shared ? "gate, shared rows" : "gate", hidden, rows, width, l));
                 drop(&w);
                 drop(&x);
                 drop(&y);
@@ -676,6 +689,9 @@ static void refusals(void)
         ck_assert_int_eq(rsm_add(devices[d], map(&x, d), narrow, 4, 36), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_fill_zero(devices[d], map(&y, d), 5, 36), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_depthwise3x3(devices[d], map(&x, d), vector(&x, d), map(&y, d), 4, 6, 6),
+                         RESMAP_INTERNAL);
+        /* Rows shared by channels, but none below the last. */
+        ck_assert_int_eq(rsm_depthwise3x3(devices[d], map(&x, d), vector(&x, d), map(&y, d), 4, 5, 6),
                          RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_pixel_unshuffle(devices[d], map(&x, d), map(&y, d), 1, 3, 12), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_attention_sums(devices[d], map(&x, d), map(&x, d), 4, 3, 36, vector(&y, d),

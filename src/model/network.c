@@ -417,7 +417,7 @@ const char *rsm_network_precision(const rsm_network *net)
 
 /* ---- The plan: how many rows each operation takes at once --------------------------------------------------- */
 
-typedef enum operation { ATTENTION, FEED_FORWARD, CONVOLUTION, FUSION } operation;
+typedef enum operation { ATTENTION, WHOLE_ATTENTION, FEED_FORWARD, WHOLE_FEED_FORWARD, CONVOLUTION, FUSION } operation;
 
 /* The plane of a map in scratch: a little more than its elements where these are a multiple of 1024, for channels that lie
  * so far apart compete for the same few lines of a cache. */
@@ -426,7 +426,14 @@ static size_t spread(size_t count)
     return count % 1024 == 0 ? count + 32 : count;
 }
 
-/* Scratch (elements of fp32) that `rows` rows of an operation need. a, b: channels and hidden (feed-forward), channels and heads
+/* The plane of a whole map with its halo: the zeros below a channel are those above the next one. One channel more of it ends
+ * with the zeros below the last. */
+static size_t halo_plane_of_all(size_t rows, size_t width)
+{
+    return (rows + 1) * width;
+}
+
+/* Scratch (elements of fp32) that `rows` rows of an operation need; WHOLE: without bands. a, b: channels and hidden (feed-forward), channels and heads
  * (attention), channels in and out (convolution); a: channels (fusion and reduction). */
 static size_t scratch_need(const rsm_network *net, operation what, size_t a, size_t b, size_t width, size_t rows)
 {
@@ -436,6 +443,11 @@ static size_t scratch_need(const rsm_network *net, operation what, size_t a, siz
     case ATTENTION:              /* normalised and expanded q, k with their halo; q, k; partial sums */
         return taken(storage, 3 * a * spread((rows + 2) * width) + 2 * a * spread(rows * width)) +
                rsm_attention_scratch(a, b, rows * width);
+    case WHOLE_ATTENTION:        /* the same of q, k and v at once */
+        return taken(storage, (4 * a + 1) * halo_plane_of_all(rows, width) + 3 * a * spread(rows * width)) +
+               rsm_attention_scratch(a, b, rows * width);
+    case WHOLE_FEED_FORWARD:
+        return taken(storage, (a + 2 * b + 1) * halo_plane_of_all(rows, width) + b * spread(rows * width));
     case FEED_FORWARD:           /* normalised, expanded, gated */
         return taken(storage, (a + 2 * b) * spread((rows + 2) * width) + b * spread(rows * width));
     case CONVOLUTION:            /* in fp32: its own and the result */
@@ -735,7 +747,14 @@ typedef struct row_band {
     size_t first, rows;          /* the rows of this band */
     size_t previous_rows;        /* of the band before; 0: this is the first */
     rsm_map normal, expanded;    /* (rows + 2) rows each; row 0 is the one above */
+    int whole;                   /* the only band; the row below a channel is the one above the next */
 } row_band;
+
+/* Whether scratch holds what the operation needs without bands, which takes the fewest launches. */
+static int fits_whole(const rsm_plan *plan, operation what, size_t a, size_t b, level_map f)
+{
+    return scratch_need(plan->net, what, a, b, f.width, f.height) <= plan->scratch_count;
+}
 
 static resmap_status expand(rsm_plan *plan, const row_band *b, size_t channels, rsm_vector norm_weight, rsm_vector norm_bias,
                             rsm_vector weight, size_t c_out)
@@ -744,16 +763,35 @@ static resmap_status expand(rsm_plan *plan, const row_band *b, size_t channels, 
     int at_end = b->first + b->rows == b->height;
     size_t from = b->previous_rows > 0 ? 2 : 1, to = b->rows + (at_end ? 1 : 2);   /* band rows to compute: [from, to) */
 
-    if (b->previous_rows > 0) {
+    if (b->whole) {
+        RSM_TRY(rsm_fill_zero(plan->device, b->expanded, c_out + 1, w));
+    } else if (b->previous_rows > 0) {
         rsm_map last = rows_of(b->expanded, w, b->previous_rows);
         RSM_TRY(rsm_copy(plan->device, last, b->expanded, c_out, 2 * w));
     } else {
         RSM_TRY(rsm_fill_zero(plan->device, b->expanded, c_out, w));
     }
-    if (at_end) RSM_TRY(rsm_fill_zero(plan->device, rows_of(b->expanded, w, b->rows + 1), c_out, w));
+    if (at_end && !b->whole) RSM_TRY(rsm_fill_zero(plan->device, rows_of(b->expanded, w, b->rows + 1), c_out, w));
     if (to <= from) return RESMAP_OK;
     return rsm_norm_conv1x1(plan->device, norm_weight, norm_bias, weight, rows_of(b->x, w, b->first + from - 1),
                             rows_of(b->normal, w, from), rows_of(b->expanded, w, from), channels, c_out, (to - from) * w);
+}
+
+static resmap_status attend_whole(rsm_plan *plan, const block *b, level_map f)
+{
+    size_t c = b->channels, w = f.width, halo_plane = halo_plane_of_all(f.height, w), plane = spread(f.height * w);
+    small_layout small = small_of(c, b->heads);
+    rsm_vector sums = {plan->small, small.sums}, matrix = {plan->small, small.matrix}, temporary = {plan->small, small.scratch};
+    row_band all = {f.map, f.height, w, 0, f.height, 0, scratch_map(plan, 0, halo_plane),
+                    scratch_map(plan, c * halo_plane, halo_plane), 1};
+    rsm_map qkv = scratch_map(plan, (4 * c + 1) * halo_plane, plane);
+    rsm_vector partial = scratch_after(plan, qkv.offset + 3 * c * plane);
+
+    RSM_TRY(expand(plan, &all, c, b->norm1_weight, b->norm1_bias, b->qkv, 3 * c));
+    RSM_TRY(rsm_depthwise3x3(plan->device, all.expanded, b->qkv_depthwise, qkv, 3 * c, f.height, w));
+    RSM_TRY(rsm_attention_sums(plan->device, qkv, channels_of(qkv, c), c, b->heads, f.height * w, sums, partial, 0));
+    RSM_TRY(rsm_attention_matrix(plan->device, sums, b->temperature, b->attention_out, matrix, temporary, c, b->heads));
+    return rsm_conv1x1(plan->device, matrix, c, channels_of(qkv, 2 * c), f.map, c, c, f.height * w, 1);
 }
 
 /* x += project_out(attention(norm1(x))). One pass over the bands sums the attention's statistics from q and k; a second one
@@ -766,10 +804,11 @@ static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
     small_layout small = small_of(c, b->heads);
     rsm_vector sums = {plan->small, small.sums}, matrix = {plan->small, small.matrix}, temporary = {plan->small, small.scratch};
     row_band band = {f.map, f.height, w, 0, 0, 0, scratch_map(plan, 0, halo_plane),
-                     scratch_map(plan, c * halo_plane, halo_plane)};
+                     scratch_map(plan, c * halo_plane, halo_plane), 0};
     rsm_map qk = scratch_map(plan, 3 * c * halo_plane, plane);
     rsm_vector partial = scratch_after(plan, qk.offset + 2 * c * plane);
 
+    if (fits_whole(plan, WHOLE_ATTENTION, c, b->heads, f)) return attend_whole(plan, b, f);
     for (size_t first = 0; first < f.height; first += rows) {
         band.previous_rows = first == 0 ? 0 : band.rows;
         band.first = first;
@@ -794,11 +833,12 @@ static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
 static resmap_status feed_forward(rsm_plan *plan, const block *b, level_map f)
 {
     size_t c = b->channels, w = f.width;
-    size_t rows = band_rows(plan->net, FEED_FORWARD, c, b->hidden, f.height, w, plan->scratch_count);
-    size_t halo_plane = spread((rows + 2) * w);
+    int whole = fits_whole(plan, WHOLE_FEED_FORWARD, c, b->hidden, f);
+    size_t rows = whole ? f.height : band_rows(plan->net, FEED_FORWARD, c, b->hidden, f.height, w, plan->scratch_count);
+    size_t halo_plane = whole ? halo_plane_of_all(f.height, w) : spread((rows + 2) * w);
     row_band band = {f.map, f.height, w, 0, 0, 0, scratch_map(plan, 0, halo_plane),
-                     scratch_map(plan, c * halo_plane, halo_plane)};
-    rsm_map gated = scratch_map(plan, (c + 2 * b->hidden) * halo_plane, spread(rows * w));
+                     scratch_map(plan, c * halo_plane, halo_plane), whole};
+    rsm_map gated = scratch_map(plan, (c + 2 * b->hidden + (size_t)whole) * halo_plane, spread(rows * w));
 
     for (size_t first = 0; first < f.height; first += rows) {
         band.previous_rows = first == 0 ? 0 : band.rows;

@@ -46,7 +46,10 @@ static void reference_gate(rsm_map x, rsm_vector w, rsm_map y, size_t hidden, si
 static resmap_status check(rsm_device *device, const char *what, rsm_map x, rsm_vector w, rsm_map y,
                            size_t c_in, size_t c_out, size_t rows, size_t width)
 {
-    RSM_TRY(rsm_check_map(device, what, x, c_in, (rows + 2) * width));
+    rsm_map last = x;
+    last.offset += (c_in - 1) * x.plane;
+    RSM_TRY(rsm_check_map(device, what, x, c_in, (rows + 1) * width));
+    RSM_TRY(rsm_check_map(device, what, last, 1, (rows + 2) * width));
     RSM_TRY(rsm_check_map(device, what, y, c_out, rows * width));
     return rsm_check_vector(device, what, w, 9 * c_in);
 }

@@ -40,8 +40,9 @@ resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, r
 resmap_status rsm_norm_conv1x1(rsm_device *device, rsm_vector weight, rsm_vector bias, rsm_vector w, rsm_map x, rsm_map normal,
                                rsm_map y, size_t c_in, size_t c_out, size_t count);
 
-/* Depthwise 3x3: y has `rows` rows, x has rows + 2 (one above, one below, zeros where the image ends); left and right are
- * padded with zeros here. w: [channels, 3, 3]. x and y of either storage. y may not overlap x. */
+/* Depthwise 3x3: y has `rows` rows, x has rows + 2 (one above, one below, zeros where the image ends; the one below a channel
+ * may be the one above the next: a plane of (rows + 1) * width will do); left and right are padded with zeros here. w:
+ * [channels, 3, 3]. x and y of either storage. y may not overlap x. */
 resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t channels, size_t rows,
                                size_t width);
 
