@@ -1,4 +1,4 @@
-/* Transposed attention: products of q and k summed over the pixels, then the softmax.
+/* Transposed attention: products of q and k summed over the pixels, the softmax, and the output projection on it.
  *
  * q, k (X_TYPE): channel c of pixel i at offset + c * plane + i; head h owns the channels h * c ...
  * (h + 1) * c - 1.
@@ -11,7 +11,10 @@
  *     chunk * heads + head.
  * attention_total: adds the chunks up, in order. Global id 0 is a run of `run` sums.
  * attention_softmax: out[h * c + i][j] of softmax over j of temperature[h] * QK_ij / (|q_i| |k_j|). Global
- *     id 0 is a row. */
+ *     id 0 is a row.
+ * attention_fold: out[o][h * c + j] = sum over i of w[o][h * c + i] * softmax[h * c + i][j], rows of heads * c. Global id 0
+ *     takes every get_global_size(0)-th vector of columns (CPUs start one work-item, others one for every column), id 1 is
+ *     a row. */
 #ifndef LANES
 #define LANES 1
 #endif
@@ -180,4 +183,24 @@ __kernel void attention_softmax(__global const float *sums, const int sums_offse
         out[j] = value;
     }
     for (int j = 0; j < c; j++) out[j] /= sum;
+}
+
+__kernel void attention_fold(__global const float *w, const int w_offset, __global const float *softmax_of,
+                             const int softmax_offset, __global float *out, const int out_offset, const int c,
+                             const int heads)
+{
+    const int row = get_global_id(1), channels = heads * c, vectors = (c + VECTOR - 1) / VECTOR;
+    w += w_offset + row * channels;
+    out += out_offset + row * channels;
+    softmax_of += softmax_offset;
+    for (int v = get_global_id(0); v < heads * vectors; v += get_global_size(0)) {
+        const int first = v / vectors * c, j = v % vectors * VECTOR, left = c - j;
+        __global const float *from = softmax_of + first * c + j;
+        vec sum = 0.0f;
+        if (left >= VECTOR)
+            for (int i = 0; i < c; i++) sum += w[first + i] * vec_load(float, from + i * c);
+        else
+            for (int i = 0; i < c; i++) sum += w[first + i] * vec_load_part(float, from + i * c, left);
+        vec_store_part(float, sum, out + first + j, left);
+    }
 }

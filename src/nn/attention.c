@@ -96,8 +96,11 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     const size_t global[3] = {cut.local[0], tiles * groups, chunks * heads};
     RSM_TRY(get_kernel(device, "attention_partial", &cut, tile, q.storage, &partial));
     RSM_TRY(get_kernel(device, "attention_total", &cut, tile, q.storage, &total));
-    RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k), RSM_VECTOR(scratch),
+    const int at_once = chunks == 1 && !accumulate;      /* there is nothing to add up */
+    RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k),
+                    RSM_BUFFER(at_once ? sums.buffer : scratch.buffer), RSM_INT(at_once ? sums.offset : scratch.offset),
                     RSM_INT(c), RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
+    if (at_once) return RESMAP_OK;
     RSM_TRY(rsm_profile_next(device, "attention_total", channels, heads, (double)chunks * (double)number,
                              (double)(chunks + 1) * (double)number));
     const size_t run = cut.vector > 1 ? CPU_RUN : 1;
@@ -124,6 +127,18 @@ static void reference_softmax(const double *sums, const double *temperature, dou
     }
 }
 
+static void reference_fold(const double *w, const double *softmax, double *out, size_t c, size_t heads)
+{
+    const size_t channels = heads * c;
+    for (size_t o = 0; o < channels; o++)
+        for (size_t column = 0; column < channels; column++) {
+            const size_t first = column / c * c;
+            double sum = 0;
+            for (size_t i = first; i < first + c; i++) sum += w[o * channels + i] * softmax[i * c + column % c];
+            out[o * channels + column] = sum;
+        }
+}
+
 resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vector temperature,
                                    rsm_vector w, rsm_vector out, rsm_vector scratch, size_t channels,
                                    size_t heads)
@@ -140,23 +155,29 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
     RSM_TRY(rsm_check_vector(device, "attention", scratch, channels * c));
     RSM_TRY(rsm_profile_next(device, "attention_softmax", channels, heads, 0,
                              2 * (double)channels * (double)c));
+    rsm_cut cut = {.columns = 1};
+    size_t tile = 0;
     if (rsm_device_is_reference(device)) {
         reference_softmax(rsm_vector_host(sums), rsm_vector_host(temperature), rsm_vector_host(scratch), c,
                           heads);
     } else {
         rsm_kernel *kernel;
-        size_t tile;
-        const rsm_cut cut = cut_of(device, &tile);
         const size_t global[1] = {channels};
+        cut = cut_of(device, &tile);
         RSM_TRY(get_kernel(device, "attention_softmax", &cut, tile, RSM_FP32, &kernel));
         RSM_TRY(RSM_RUN(device, kernel, 1, global, cut.local, RSM_VECTOR(sums), RSM_VECTOR(temperature),
                         RSM_VECTOR(scratch), RSM_INT(c), RSM_INT(heads)));
     }
-    /* Columns h * c ... of w times the block of head h. */
-    for (size_t h = 0; h < heads; h++) {
-        RSM_TRY(rsm_gemm(device, channels, c, c, (rsm_matrix){w.buffer, w.offset + h * c, channels, RSM_FP32},
-                         (rsm_matrix){scratch.buffer, scratch.offset + h * c * c, c, RSM_FP32},
-                         (rsm_matrix){out.buffer, out.offset + h * c, channels, RSM_FP32}, 0));
+    RSM_TRY(rsm_profile_next(device, "attention_fold", channels, heads, 2 * (double)channels * (double)channels * (double)c,
+                             (2 * (double)channels + (double)c) * (double)channels));
+    if (rsm_device_is_reference(device)) {
+        reference_fold(rsm_vector_host(w), rsm_vector_host(scratch), rsm_vector_host(out), c, heads);
+    } else {
+        rsm_kernel *kernel;
+        const size_t global[2] = {cut.vector > 1 ? 1 : channels, channels};
+        RSM_TRY(get_kernel(device, "attention_fold", &cut, tile, RSM_FP32, &kernel));
+        return RSM_RUN(device, kernel, 2, global, cut.local, RSM_VECTOR(w), RSM_VECTOR(scratch), RSM_VECTOR(out), RSM_INT(c),
+                       RSM_INT(heads));
     }
     return RESMAP_OK;
 }
