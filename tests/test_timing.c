@@ -77,7 +77,7 @@ END_TEST
 START_TEST(arithmetic)
 {
     static const char *const counted[] = {"gemm", "conv3x3", "depthwise3x3", "depthwise3x3_gate",
-                                          "attention_partial"};
+                                          "attention_partial", "attention_fold"};
     resmap_timing_options options;
     resmap_timing *timing = NULL;
     resmap_model *model = NULL;
