@@ -58,7 +58,8 @@ typedef struct resmap_context resmap_context;
  * Fails with RESMAP_NO_MEMORY only. */
 RESMAP_API resmap_status resmap_context_create(resmap_context **context);
 RESMAP_API void resmap_context_free(resmap_context *context);
-/* Text of the last failed call of this context, "" if none failed; valid until the next call. */
+/* Why the last call failed: to be asked after a call that did. "" before the first; after a call that succeeded it may be any
+ * text, as that of a device which others stood in for. Valid until the next call. */
 RESMAP_API const char *resmap_error(const resmap_context *context);
 
 typedef enum resmap_log_level { RESMAP_LOG_ERROR, RESMAP_LOG_WARNING, RESMAP_LOG_INFO, RESMAP_LOG_DEBUG } resmap_log_level;
@@ -453,9 +454,9 @@ typedef struct resmap_metrics {
     double ssim_skimage;         /* scikit-image's default: 7x7 uniform window, sample covariance; the same slices */
     double nrmse;                /* |test - reference| / |reference| */
     const char *plane;           /* in which slices were cut: "axial", "coronal", "sagittal" */
-    size_t slice_count;          /* slices with a voxel above the reference's mean (and inside the mask) */
+    size_t slice_count;          /* slices with a voxel above the reference's mean, and one, perhaps another, inside the mask */
     resmap_slice_metrics *slices;
-    size_t slices_left_out;      /* of the mean SSIM: without such a voxel, or narrower than 11 pixels */
+    size_t slices_left_out;      /* of the mean SSIM: without such voxels, or narrower than 11 pixels */
 } resmap_metrics;
 
 /* Compares `test` with `reference` in float64 on the host. Both have one shape; mask: NULL, or an image of that grid (one

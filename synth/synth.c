@@ -99,7 +99,17 @@ done:
 
 /* ---- The whole ---- */
 
-static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_record *record,
+/* Takes what was not applied out of the record: the artifacts of this one frame. */
+static void drop_frame(rsm_record *record, size_t frame)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < record->count; i++)
+        if (record->artifacts[i].every_frame || record->artifacts[i].frame != frame)
+            record->artifacts[kept++] = record->artifacts[i];
+    record->count = kept;
+}
+
+static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, rsm_record *record,
                                     const resmap_image *clean, resmap_image *corrupted)
 {
     const char *name = clean->path ? clean->path : "image";
@@ -115,6 +125,7 @@ static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, const rsm_
         resmap_status status = rsm_scale_measure(env, name, in, NULL, count, &scale, &constant);
         if (status != RESMAP_OK && constant && ++constant_frames < frames) {
             memcpy(corrupted->data + frame * count, in, count * sizeof *in);
+            drop_frame(record, frame);
             continue;
         }
         RSM_TRY(status);
@@ -141,13 +152,13 @@ resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *cl
         RSM_CHECK(rsm_slicing_choose(env, clean, RESMAP_PLANE_AUTO, &slicing));
         RSM_CHECK(rsm_record_draw(env, options, clean->shape, slicing.slice_axis, &record));
     }
-    if (record_text) RSM_CHECK(rsm_record_write(env, &record, &text));
     if (!device) {
         RSM_CHECK(rsm_device_open(env, "reference", &own));
         device = own;
     }
     RSM_CHECK(rsm_image_like(env, clean, &image));
     RSM_CHECK(corrupt_frames(env, device, &record, clean, image));
+    if (record_text) RSM_CHECK(rsm_record_write(env, &record, &text));
     *corrupted = image;
     image = NULL;
     if (record_text) *record_text = text;

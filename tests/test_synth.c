@@ -675,7 +675,10 @@ START_TEST(zero_and_frames)
     /* a constant frame passes; a file of nothing else is refused */
     const size_t count = voxels(clean) / 2;
     for (size_t i = 0; i < count; i++) clean->data[i] = 5.0f;
-    OK(rsm_synth(&env, NULL, clean, &options, NULL, 0, NULL, &out, NULL));
+    OK(rsm_synth(&env, NULL, clean, &options, NULL, 0, NULL, &out, &text));
+    ck_assert_ptr_null(strstr(text, "\"frame\": 0"));       /* nothing was applied to it */
+    ck_assert_ptr_nonnull(strstr(text, "\"frame\": 1"));
+    free(text);
     ck_assert_int_eq(memcmp(out->data, clean->data, count * sizeof *out->data), 0);
     ck_assert_int_ne(memcmp(out->data + count, clean->data + count, count * sizeof *out->data), 0);
     resmap_image_free(out);

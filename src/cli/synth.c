@@ -24,7 +24,9 @@ static int numbers(const char *text, int most, double *values)
     for (int count = 0; count < most; count++) {
         char *end;
 
-        if (!strchr("+-.0123456789", *text) || !*text) return 0;
+        size_t length = strcspn(text, ",");
+
+        if (length == 0 || strspn(text, "+-.0123456789eE") != length) return 0;   /* no "inf", no hexadecimal */
         values[count] = strtod(text, &end);
         if (end == text || !isfinite(values[count])) return 0;
         if (!*end) return count + 1;
@@ -82,7 +84,7 @@ static int parse_motion(const char *value, void *target)
     r->options.motion_mm = v[0];
     r->options.motion_deg = v[1];
     /* A negative share means "draw it" to the library, but is a mistake here; it refuses NaN. */
-    if (count == 3) r->options.motion_percent = v[2] < 0 ? NAN : v[2];
+    r->options.motion_percent = count < 3 ? -1 : v[2] < 0 ? NAN : v[2];
     r->motion = 1;
     return 1;
 }

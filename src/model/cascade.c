@@ -960,7 +960,8 @@ static resmap_status run_frames(cascade *c, const struct resmap_image *input, in
     }
     for (size_t f = 0; f < frames; f++)
         if (report->volumes[f].constant)
-            rsm_log(c->env, RESMAP_LOG_WARNING, "%s: frame %zu is constant and stays as it is", c->input_name, f);
+            rsm_log(c->env, RESMAP_LOG_WARNING, "%s: frame %zu is constant%s", c->input_name, f,
+                    classify_only ? "" : " and stays as it is");
 done:
     free(copy);
     return status;

@@ -4,7 +4,8 @@ Drawing parameters and applying them are separate: `draw_*` make the entries of 
 
     {"seed": 7, "preset": "moderate", "artifacts": [{"kind": "motion", ...}, {"kind": "bias", ...}, {"kind": "noise", ...}]}
 
-and `apply(x, record, voxel_mm)` needs nothing else.  The decisions taken here, where the definitions leave room:
+and `apply(x, record, voxel_mm, foreground)` needs nothing else, one frame's record at a time.  The
+decisions taken here, where the definitions leave room:
 
 General
   * x is the clean volume in ITS scaled units, x = (v - lo) / (hi - lo) (scaling.py); 3-D array in NIfTI order
@@ -192,7 +193,10 @@ def draw(seed, preset, kinds, shape, axis, frame=0):
 
 
 def plane_axis(affine, shape):
-    """The slice axis of `--plane auto`: across the largest voxel edge where largest / smallest >= 1.5, else axial."""
+    """The slice axis of `--plane auto`: that of a single slice, else across the largest voxel edge where largest / smallest
+    >= 1.5, else axial."""
+    if list(shape[:3]).count(1) == 1:
+        return list(shape[:3]).index(1)
     m = np.asarray(affine, dtype=np.float64)[:3, :3]
     edge = np.sqrt((m ** 2).sum(0))
     if edge.max() / edge.min() >= 1.5:
