@@ -328,13 +328,19 @@ const resmap_device *rsm_device_list_items(const rsm_device_list *list, size_t *
     return list->items;
 }
 
-/* strstr without regard to case (ASCII). */
+/* ASCII's; a program that uses the library may have set a locale with another idea of I. */
+static int lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c;
+}
+
+/* strstr without regard to case. */
 static int contains(const char *text, const char *part)
 {
     size_t length = strlen(part);
     for (; *text; text++) {
         size_t i = 0;
-        while (i < length && text[i] && tolower((unsigned char)text[i]) == tolower((unsigned char)part[i])) {
+        while (i < length && text[i] && lower(text[i]) == lower(part[i])) {
             i++;
         }
         if (i == length) return 1;
@@ -363,11 +369,13 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
     } else if (strcmp(specification, "gpu") == 0 || strcmp(specification, "cpu") == 0) {
         found = best(list, specification);
         if (found == list->count) {
+            if (list->count == 0) return no_usable(env, list);
             return rsm_fail(env, RESMAP_NO_DEVICE, "device %s: no usable one", specification);
         }
     } else if (specification[0] && specification[strspn(specification, "0123456789")] == '\0') {
         char *end;
         unsigned long number = strtoul(specification, &end, 10);
+        if (list->count == 0) return no_usable(env, list);
         if (number >= list->count) {
             return rsm_fail(env, RESMAP_NO_DEVICE, "device %s: there are %zu", specification, list->count);
         }
@@ -383,6 +391,7 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
                     && list->candidates[i].score > list->candidates[found].score)) found = i;
         }
         if (found == list->count) {
+            if (list->count == 0) return no_usable(env, list);
             return rsm_fail(env, RESMAP_NO_DEVICE, "device \"%s\": no name contains it", specification);
         }
     }

@@ -207,7 +207,7 @@ static void remember(const char *cache_folder, const char *path)
 resmap_status rsm_self_check_once(rsm_network *net, const char *cache_folder)
 {
     char *path = cache_folder == NULL ? NULL : memory_path(net, cache_folder);
-    double error;
+    double error = 0;
     resmap_status status = RESMAP_OK;
 
     if (path == NULL || access(path, F_OK) != 0) {
