@@ -618,12 +618,8 @@ static resmap_status write_report(resmap_context *context, const resmap_report *
 static resmap_status claim(rsm_env *env, const resmap_files *files, rsm_outputs *outputs)
 {
     RSM_TRY(rsm_image_check_name(env, files->output));
-    if (files->residual != NULL && rsm_image_check_name(env, files->residual) != RESMAP_OK) {
-        char *why = rsm_strdup(env->error);          /* an option's value, not an operand */
-        resmap_status status = why ? rsm_fail(env, RESMAP_BAD_ARGUMENT, "residual: %s", why) : rsm_no_memory(env, strlen(env->error));
-        free(why);
-        return status;
-    }
+    if (files->residual != NULL && rsm_image_check_name(env, files->residual) != RESMAP_OK)
+        return RESMAP_BAD_ARGUMENT;                  /* an option's value, not an operand */
     RSM_TRY(rsm_outputs_claim(outputs, files->output));
     if (files->residual != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->residual));
     if (files->figure != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->figure));

@@ -23,7 +23,6 @@ static int numbers(const char *text, int most, double *values)
 {
     for (int count = 0; count < most; count++) {
         char *end;
-
         size_t length = strcspn(text, ",");
 
         if (length == 0 || strspn(text, "+-.0123456789eE") != length) return 0;   /* no "inf", no hexadecimal */

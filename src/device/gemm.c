@@ -137,21 +137,19 @@ static resmap_status vector_gemm(rsm_device *device, const rsm_variant *variant,
 static resmap_status group_gemm(rsm_device *device, const rsm_variant *variant, size_t m, size_t n, size_t k,
                                 rsm_matrix a, rsm_matrix b, rsm_matrix c, int accumulate)
 {
-    size_t group = (size_t)variant->values[1], side;
+    size_t group = (size_t)variant->values[1];
     char options[64];
     rsm_kernel *kernel;
     /* Mobile GPUs give a kernel that takes many registers fewer work-items than they have. */
     for (;; group /= 2) {
         snprintf(options, sizeof options, "-DGROUP=%d -DB_TYPE=%s -DC_TYPE=%s", (int)group, rsm_storage_type(b.storage),
                  rsm_storage_type(c.storage));
-        resmap_status status = rsm_kernel_get(device, "gemm", "gemm_group", options, &kernel);
-        if (status == RESMAP_OK && rsm_kernel_most_items(device, kernel) >= group * group) break;
-        if (group <= 4 || (status != RESMAP_OK && status != RESMAP_BUILD_FAILED)) {
-            RSM_TRY(status);
-            break;               /* running it tells what is wrong */
-        }
+        const int smallest = group <= 4;             /* that it does not fit running it will tell */
+        const resmap_status status = rsm_kernel_get(device, "gemm", "gemm_group", options, &kernel);
+        if (status == RESMAP_OK && (smallest || rsm_kernel_most_items(device, kernel) >= group * group)) break;
+        if (status != RESMAP_OK && (smallest || status != RESMAP_BUILD_FAILED)) return status;
     }
-    side = 4 * group;
+    const size_t side = 4 * group;
     const size_t local[2] = {group, group};
     const size_t global[2] = {(n + side - 1) / side * group, (m + side - 1) / side * group};
     return RSM_RUN(device, kernel, 2, global, local, RSM_INT(m), RSM_INT(n), RSM_INT(k), RSM_BUFFER(a.buffer),

@@ -363,19 +363,18 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
                                      size_t *index)
 {
     size_t found;
+    if (list->count == 0) return no_usable(env, list);
     if (!specification || strcmp(specification, "auto") == 0) {
         found = best(list, "");
         if (found == list->count) return no_usable(env, list);
     } else if (strcmp(specification, "gpu") == 0 || strcmp(specification, "cpu") == 0) {
         found = best(list, specification);
         if (found == list->count) {
-            if (list->count == 0) return no_usable(env, list);
             return rsm_fail(env, RESMAP_NO_DEVICE, "device %s: no usable one", specification);
         }
     } else if (specification[0] && specification[strspn(specification, "0123456789")] == '\0') {
         char *end;
         unsigned long number = strtoul(specification, &end, 10);
-        if (list->count == 0) return no_usable(env, list);
         if (number >= list->count) {
             return rsm_fail(env, RESMAP_NO_DEVICE, "device %s: there are %zu", specification, list->count);
         }
@@ -391,7 +390,6 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
                     && list->candidates[i].score > list->candidates[found].score)) found = i;
         }
         if (found == list->count) {
-            if (list->count == 0) return no_usable(env, list);
             return rsm_fail(env, RESMAP_NO_DEVICE, "device \"%s\": no name contains it", specification);
         }
     }

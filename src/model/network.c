@@ -796,7 +796,7 @@ static resmap_status attend_whole(rsm_plan *plan, const block *b, level_map f)
 
 /* x += project_out(attention(norm1(x))). One pass over the bands sums the attention's statistics from q and k; a second one
  * applies the softmax matrix, folded with the output projection, to v. */
-static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
+static resmap_status attend_in_bands(rsm_plan *plan, const block *b, level_map f)
 {
     size_t c = b->channels, w = f.width;
     size_t rows = band_rows(plan->net, ATTENTION, c, b->heads, f.height, w, plan->scratch_count);
@@ -808,7 +808,6 @@ static resmap_status attend(rsm_plan *plan, const block *b, level_map f)
     rsm_map qk = scratch_map(plan, 3 * c * halo_plane, plane);
     rsm_vector partial = scratch_after(plan, qk.offset + 2 * c * plane);
 
-    if (fits_whole(plan, WHOLE_ATTENTION, c, b->heads, f)) return attend_whole(plan, b, f);
     for (size_t first = 0; first < f.height; first += rows) {
         band.previous_rows = first == 0 ? 0 : band.rows;
         band.first = first;
@@ -857,7 +856,8 @@ static resmap_status run_block(rsm_plan *plan, const block *b, level_map f)
 
     RSM_TRY(rsm_poll(rsm_device_env(plan->device)));   /* a large slice takes the reference minutes */
     RSM_TRY(ready_block(plan, &weights));
-    RSM_TRY(attend(plan, &weights, f));
+    if (fits_whole(plan, WHOLE_ATTENTION, b->channels, b->heads, f)) RSM_TRY(attend_whole(plan, &weights, f));
+    else RSM_TRY(attend_in_bands(plan, &weights, f));
     return feed_forward(plan, &weights, f);
 }
 

@@ -636,12 +636,13 @@ static resmap_status compare_team(tuner *t, team *m, size_t count, resmap_trial 
 /* A volume by one worker and by several in turns, in the precision that will be taken: twice as many as long as that pays. */
 static resmap_status try_workers(tuner *t)
 {
-    resmap_trial *one = add_result(t, "workers", team_sizes[0].name), *best = one;
+    resmap_trial *one = add_result(t, "workers", team_sizes[0].name);    /* [i]: of team_sizes[i] */
+    const resmap_trial *told;
     rsm_preference *p = &t->preference;
     team m = {.networks = {t->fp16 ? t->fp16 : t->net}};
     resmap_status status = RESMAP_OK;
+    int best = 0;
 
-    p->workers = 1;
     rsm_bench_clear(&t->bench);                  /* makes room */
     for (int i = 1; i < TEAM_SIZES && status == RESMAP_OK; i++) {
         resmap_trial *several = add_result(t, "workers", team_sizes[i].name);
@@ -650,14 +651,16 @@ static resmap_status try_workers(tuner *t)
         if (is_fatal(status)) break;
         if (status != RESMAP_OK) status = reject(t, several, t->env->error);
         if (several->problem || several->speedup <= 0) break;
-        if (best == one) p->workers_percent = (int)fmin(fmax(100 * several->speedup, 1), 99999);
-        if (several->speedup < LEAST_WORKERS_SPEEDUP * best->speedup) break;
-        best = several;
-        p->workers = (int)team_sizes[i].count;
-        p->workers_percent = (int)fmin(100 * several->speedup, 99999);
+        if (several->speedup < LEAST_WORKERS_SPEEDUP * one[best].speedup) break;
+        best = i;
     }
-    if (p->workers_percent > 0) rsm_config_shape(&rsm_network_model(t->net)->config, p->network);
-    best->chosen = 1;
+    told = &one[best > 0 ? best : 1];
+    if (told->speedup > 0) {
+        rsm_config_shape(&rsm_network_model(t->net)->config, p->network);
+        p->workers = (int)team_sizes[best].count;
+        p->workers_percent = (int)fmin(fmax(100 * told->speedup, 1), 99999);
+    }
+    one[best].chosen = 1;
     clear_team(&m);
     return status;
 }

@@ -95,12 +95,12 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     const size_t groups = (tiles + span - 1) / span;
     const size_t global[3] = {cut.local[0], tiles * groups, chunks * heads};
     RSM_TRY(get_kernel(device, "attention_partial", &cut, tile, q.storage, &partial));
-    RSM_TRY(get_kernel(device, "attention_total", &cut, tile, q.storage, &total));
     const int at_once = chunks == 1 && !accumulate;      /* there is nothing to add up */
     RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k),
                     RSM_BUFFER(at_once ? sums.buffer : scratch.buffer), RSM_INT(at_once ? sums.offset : scratch.offset),
                     RSM_INT(c), RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
     if (at_once) return RESMAP_OK;
+    RSM_TRY(get_kernel(device, "attention_total", &cut, tile, q.storage, &total));
     RSM_TRY(rsm_profile_next(device, "attention_total", channels, heads, (double)chunks * (double)number,
                              (double)(chunks + 1) * (double)number));
     const size_t run = cut.vector > 1 ? CPU_RUN : 1;
@@ -139,6 +139,42 @@ static void reference_fold(const double *w, const double *softmax, double *out, 
         }
 }
 
+/* out: the softmax matrices of the heads, one after the other. */
+static resmap_status soften(rsm_device *device, rsm_vector sums, rsm_vector temperature, rsm_vector out, size_t c, size_t heads)
+{
+    const size_t global[1] = {heads * c};
+    rsm_kernel *kernel;
+    size_t tile;
+    RSM_TRY(rsm_profile_next(device, "attention_softmax", heads * c, heads, 0, 2 * (double)heads * (double)c * (double)c));
+    if (rsm_device_is_reference(device)) {
+        reference_softmax(rsm_vector_host(sums), rsm_vector_host(temperature), rsm_vector_host(out), c, heads);
+        return RESMAP_OK;
+    }
+    const rsm_cut cut = cut_of(device, &tile);
+    RSM_TRY(get_kernel(device, "attention_softmax", &cut, tile, RSM_FP32, &kernel));
+    return RSM_RUN(device, kernel, 1, global, cut.local, RSM_VECTOR(sums), RSM_VECTOR(temperature), RSM_VECTOR(out), RSM_INT(c),
+                   RSM_INT(heads));
+}
+
+/* Columns h * c ... of w times the softmax matrix of head h. */
+static resmap_status fold(rsm_device *device, rsm_vector w, rsm_vector softmax, rsm_vector out, size_t c, size_t heads)
+{
+    const double channels = (double)heads * (double)c;
+    rsm_kernel *kernel;
+    size_t tile;
+    RSM_TRY(rsm_profile_next(device, "attention_fold", heads * c, heads, 2 * channels * channels * (double)c,
+                             (2 * channels + (double)c) * channels));
+    if (rsm_device_is_reference(device)) {
+        reference_fold(rsm_vector_host(w), rsm_vector_host(softmax), rsm_vector_host(out), c, heads);
+        return RESMAP_OK;
+    }
+    const rsm_cut cut = cut_of(device, &tile);
+    const size_t global[2] = {cut.vector > 1 ? 1 : heads * c, heads * c};
+    RSM_TRY(get_kernel(device, "attention_fold", &cut, tile, RSM_FP32, &kernel));
+    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_VECTOR(w), RSM_VECTOR(softmax), RSM_VECTOR(out), RSM_INT(c),
+                   RSM_INT(heads));
+}
+
 resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vector temperature,
                                    rsm_vector w, rsm_vector out, rsm_vector scratch, size_t channels,
                                    size_t heads)
@@ -153,31 +189,6 @@ resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vect
     RSM_TRY(rsm_check_vector(device, "attention", w, channels * channels));
     RSM_TRY(rsm_check_vector(device, "attention", out, channels * channels));
     RSM_TRY(rsm_check_vector(device, "attention", scratch, channels * c));
-    RSM_TRY(rsm_profile_next(device, "attention_softmax", channels, heads, 0,
-                             2 * (double)channels * (double)c));
-    rsm_cut cut = {.columns = 1};
-    size_t tile = 0;
-    if (rsm_device_is_reference(device)) {
-        reference_softmax(rsm_vector_host(sums), rsm_vector_host(temperature), rsm_vector_host(scratch), c,
-                          heads);
-    } else {
-        rsm_kernel *kernel;
-        const size_t global[1] = {channels};
-        cut = cut_of(device, &tile);
-        RSM_TRY(get_kernel(device, "attention_softmax", &cut, tile, RSM_FP32, &kernel));
-        RSM_TRY(RSM_RUN(device, kernel, 1, global, cut.local, RSM_VECTOR(sums), RSM_VECTOR(temperature),
-                        RSM_VECTOR(scratch), RSM_INT(c), RSM_INT(heads)));
-    }
-    RSM_TRY(rsm_profile_next(device, "attention_fold", channels, heads, 2 * (double)channels * (double)channels * (double)c,
-                             (2 * (double)channels + (double)c) * (double)channels));
-    if (rsm_device_is_reference(device)) {
-        reference_fold(rsm_vector_host(w), rsm_vector_host(scratch), rsm_vector_host(out), c, heads);
-    } else {
-        rsm_kernel *kernel;
-        const size_t global[2] = {cut.vector > 1 ? 1 : channels, channels};
-        RSM_TRY(get_kernel(device, "attention_fold", &cut, tile, RSM_FP32, &kernel));
-        return RSM_RUN(device, kernel, 2, global, cut.local, RSM_VECTOR(w), RSM_VECTOR(scratch), RSM_VECTOR(out), RSM_INT(c),
-                       RSM_INT(heads));
-    }
-    return RESMAP_OK;
+    RSM_TRY(soften(device, sums, temperature, scratch, c, heads));
+    return fold(device, w, scratch, out, c, heads);
 }

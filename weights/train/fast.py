@@ -1,7 +1,7 @@
 """Quicker CPU kernels for training (fast.cpp): `accelerate(net)` puts them under a ResMAP network.
 
-The network stays the same, tensors and names too; where the kernels can't be used (types other than bfloat16 and float32, WithBias layer norms)
-the usual operations run.  Needs a C++ compiler and the package ninja.  `python3 fast.py` compares with PyTorch's.
+The network stays the same, tensors and names too; where the kernels can't be used (types other than
+bfloat16 and float32, WithBias layer norms) the usual operations run.  Needs a C++ compiler and the package ninja.  `python3 fast.py` compares with PyTorch's.
 """
 import itertools
 import os

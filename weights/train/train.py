@@ -111,7 +111,7 @@ class Pool:
         while True:
             if time.time() - self.listed > 15:
                 names = sorted(f for f in os.listdir(self.path) if f.endswith(".npy"))
-                self.names = {k: [f for f in names if f.startswith(k + "-")] for k in MADE}
+                self.names = {k: [f for f in names if f.startswith(k)] for k in MADE}
                 self.listed = time.time()
             try:
                 name = random.choice(self.names[kind])
