@@ -207,7 +207,7 @@ def make_small(src, rng, pixels=64):
     return y.astype(np.float16)
 
 
-def worker(pool, split, seed, sizes, pause, once=False):
+def worker(pool, split, seed, sizes, pause, once=False, slices=8):
     os.makedirs(pool, exist_ok=True)
     rng, made = np.random.default_rng([seed] if once else [seed, int(time.time())]), MADE
     src = Source(split)
@@ -219,7 +219,7 @@ def worker(pool, split, seed, sizes, pause, once=False):
             return
         kind = made[int(np.argmin(fill))] if min(fill) < 1 else rng.choice(made, p=[0.6, 0.2, 0.2])
         try:
-            g, threshold = (make_small(src, rng), 0.0) if kind == "small" else make_group(src, rng, kind)
+            g, threshold = (make_small(src, rng), 0.0) if kind == "small" else make_group(src, rng, kind, slices)
         except (RuntimeError, ValueError, IndexError) as e:
             print("group left out:", kind, repr(e), flush=True)
             continue
@@ -241,7 +241,8 @@ if __name__ == "__main__":
     p.add_argument("--split", default="train")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--groups", type=int, default=100, help="groups kept of a kind (motion: twice as many)")
+    p.add_argument("--slices", type=int, default=8, help="slices of a group: more cost little beside the moving of a slab, but are alike")
     p.add_argument("--once", action="store_true", help="fill an empty directory, the same for the same seed, and end")
     p.add_argument("--pause", type=float, default=0.5)
     a = p.parse_args()
-    worker(a.pool, a.split, a.seed, {k: a.groups * (2 if k == "motion" else 1) for k in MADE}, a.pause, a.once)
+    worker(a.pool, a.split, a.seed, {k: a.groups * (2 if k == "motion" else 1) for k in MADE}, a.pause, a.once, a.slices)

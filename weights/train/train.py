@@ -138,6 +138,10 @@ class Pool:
         the slab, and how many there are."""
         while True:
             x = np.array(self.group("small")[0], dtype=np.float32)
+            if random.random() < 0.2:          # flat brains, whose tissues hardly differ: contrast drawn in towards its mean
+                level, top = x[x > x.mean()].mean(), top_of(x)
+                x = np.where(x > 0.4 * level, level + (x - level) * np.float32(random.uniform(0.25, 0.8)), x)
+                x *= top / top_of(x)
             k, parts, own, at = x.shape[0], [], [], []
             for _ in range(count):
                 strength = random.uniform(*random.choices(((0.3, 0.7), (0.7, 1.1), (0.05, 1.1)), (0.35, 0.25, 0.4))[0])
