@@ -305,6 +305,8 @@ def main():
     p.add_argument("--ce", type=float, default=0.02, help="weight of the cross entropy (0: no classification at all)")
     p.add_argument("--plain", action="store_true", help="without class_pixels and the classifier's second view")
     p.add_argument("--pairs", type=float, default=0.15, help="weight of the cross entropy on pairs with and without a field")
+    p.add_argument("--ask", type=float, default=1, help="most samples of a task in a step that are put to the classifier: it comes to "
+                   "name what it is asked about most")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--weights", default="motion=1,noise=1,bias=1", help="loss weights; a task's work follows --work")
@@ -406,7 +408,7 @@ def main():
         z = large(g, th, progress, shrink=shrink)       # ghosts and fields come from afar: crops do not show from where
         out, full = restore(z[0], CLASS[kind])
         loss = loss_of(out, z, kind)
-        if visible(g, db):
+        if visible(g, db) and random.random() < a.ask / max(a.ask, work[kind]):
             loss = loss + a.ce * classify(views(full, g[0]), CLASS[kind], kind)
         return loss
 
