@@ -1,20 +1,20 @@
 /* Transposed attention: products of q and k summed over the pixels, the softmax, and the output projection on it.
  *
- * q, k (X_TYPE): channel c of pixel i at offset + c * plane + i; head h owns the channels h * c ...
+ * q, k (X_TYPE): channel c of pixel i of slice s at offset + c * plane + s * count + i; head h owns the channels h * c ...
  * (h + 1) * c - 1.
  * Sums of a head: c * c products (row: channel of q), then c squares of q, then c squares of k; the heads one
- * after the other.
+ * after the other, and so are the slices.
  *
- * attention_partial: the sums of CHUNK pixels each, into scratch[chunk][heads][c * c + 2 c]. A work-group of
+ * attention_partial: the sums of CHUNK pixels each, into scratch[slice][chunk][heads][c * c + 2 c]. A work-group of
  *     LANES items shares TILE x TILE pairs of channels at a time; item l takes every LANES-th vector.
  *     Group id 1 is (row of tiles) * groups + g and takes the tiles g * span ... of that row; id 2 is
- *     chunk * heads + head.
- * attention_total: adds the chunks up, in order. Global id 0 is a run of `run` sums.
- * attention_softmax: out[h * c + i][j] of softmax over j of temperature[h] * QK_ij / (|q_i| |k_j|). Global
- *     id 0 is a row.
- * attention_fold: out[o][h * c + j] = sum over i of w[o][h * c + i] * softmax[h * c + i][j], rows of heads * c. Global id 0
- *     takes every get_global_size(0)-th vector of columns (CPUs start one work-item, others one for every column), id 1 is
- *     a row. */
+ *     (slice * chunks + chunk) * heads + head.
+ * attention_total: adds the chunks up, in order. Global id 0 is a run of `run` sums, id 1 a slice.
+ * attention_softmax: out[slice][h * c + i][j] of softmax over j of temperature[h] * QK_ij / (|q_i| |k_j|). Global
+ *     id 0 is one of the `rows` rows.
+ * attention_fold: out[slice][o][h * c + j] = sum over i of w[o][h * c + i] * softmax[slice][h * c + i][j], rows of heads * c.
+ *     Global id 0 takes every get_global_size(0)-th vector of columns (CPUs start one work-item, others one for every
+ *     column), id 1 is a row o, id 2 a slice. Any work-group that is 1 wide in ids 1 and 2. */
 #ifndef LANES
 #define LANES 1
 #endif
@@ -37,14 +37,14 @@ void attention_partial(__global const X_TYPE *q, const int q_offset, const int q
     const int lane = get_local_id(0);
     const int row = (int)get_group_id(1) / groups;
     const int group = (int)get_group_id(1) % groups;
-    const int chunk = (int)get_group_id(2) / heads;
+    const int chunks = (count + CHUNK - 1) / CHUNK, part = (int)get_group_id(2) / heads;
+    const int slice = part / chunks, chunk = part % chunks;
     const int head = (int)get_group_id(2) % heads;
     const int tiles = (c + TILE - 1) / TILE;
-    const int first = chunk * CHUNK;
-    const int n = min(CHUNK, count - first);
-    q += q_offset + head * c * q_plane + first;
-    k += k_offset + head * c * k_plane + first;
-    scratch += scratch_offset + (chunk * heads + head) * (c * c + 2 * c);
+    const int n = min(CHUNK, count - chunk * CHUNK);
+    q += q_offset + head * c * q_plane + slice * count + chunk * CHUNK;
+    k += k_offset + head * c * k_plane + slice * count + chunk * CHUNK;
+    scratch += scratch_offset + (part * heads + head) * (c * c + 2 * c);
 
     /* Channels past the last repeat it, and are not written. */
     __global const X_TYPE *from_q[TILE];
@@ -145,8 +145,8 @@ __kernel void attention_total(__global const float *scratch, const int scratch_o
 {
     const int first = (int)get_global_id(0) * run;
     const int last = min(first + run, number);
-    scratch += scratch_offset;
-    sums += sums_offset;
+    scratch += scratch_offset + (int)get_global_id(1) * chunks * number;
+    sums += sums_offset + (int)get_global_id(1) * number;
     for (int i = first; i < last; i += VECTOR) {
         vec sum = 0.0f;
         if (accumulate) sum = vec_load_part(float, sums + i, last - i);
@@ -158,16 +158,16 @@ __kernel void attention_total(__global const float *scratch, const int scratch_o
 
 __kernel void attention_softmax(__global const float *sums, const int sums_offset,
                                 __global const float *temperature, const int temperature_offset,
-                                __global float *out, const int out_offset, const int c, const int heads)
+                                __global float *out, const int out_offset, const int c, const int heads, const int rows)
 {
     const int row = get_global_id(0);
-    if (row >= heads * c) return;
-    const int head = row / c;
+    if (row >= rows) return;
+    const int head = row / c;        /* of all slices' */
     sums += sums_offset + head * (c * c + 2 * c);
     out += out_offset + row * c;
     __global const float *products = sums + row % c * c;
     __global const float *squares = sums + c * c;
-    const float scale = temperature[temperature_offset + head];
+    const float scale = temperature[temperature_offset + head % heads];
     const float norm = max(sqrt(squares[row % c]), 1e-12f);
     squares += c;
     float most = -INFINITY;
@@ -189,10 +189,10 @@ __kernel void attention_fold(__global const float *w, const int w_offset, __glob
                              const int softmax_offset, __global float *out, const int out_offset, const int c,
                              const int heads)
 {
-    const int row = get_global_id(1), channels = heads * c, vectors = (c + VECTOR - 1) / VECTOR;
+    const int row = get_global_id(1), slice = get_global_id(2), channels = heads * c, vectors = (c + VECTOR - 1) / VECTOR;
     w += w_offset + row * channels;
-    out += out_offset + row * channels;
-    softmax_of += softmax_offset;
+    out += out_offset + (slice * channels + row) * channels;
+    softmax_of += softmax_offset + slice * channels * c;
     for (int v = get_global_id(0); v < heads * vectors; v += get_global_size(0)) {
         const int first = v / vectors * c, j = v % vectors * VECTOR, left = c - j;
         __global const float *from = softmax_of + first * c + j;

@@ -6,12 +6,12 @@
  * libOpenCL's. */
 #define _GNU_SOURCE 1                            /* RTLD_NEXT */
 #include <check.h>
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "device/device_private.h"
+#include "tests/real.h"
 #include "tests/run.h"
 
 static rsm_env env;
@@ -27,16 +27,6 @@ static int fails(const char *name, cl_int code)
     failed_name = name;
     failed_code = code;
     return 1;
-}
-
-static void *real(const char *name)
-{
-    void *function = dlsym(RTLD_NEXT, name);
-    if (!function) {
-        fprintf(stderr, "%s is missing\n", name);
-        abort();
-    }
-    return function;
 }
 
 /* type name(parameters): a call that makes an object, given back by `release`. */

@@ -5,7 +5,6 @@
 #define _GNU_SOURCE 1                            /* RTLD_NEXT */
 #include <CL/cl.h>
 #include <check.h>
-#include <dlfcn.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -16,6 +15,7 @@
 #include "device/device.h"
 #include "model/model.h"
 #include "tests/paths.h"
+#include "tests/real.h"
 #include "tests/run.h"
 
 static int wrong_reads;                          /* results come back 1 % too large */
@@ -30,14 +30,6 @@ static const char *devices = "auto";
 static int steps = 2;
 static uint64_t memory_mib;                      /* 0: no limit */
 static int cancel_after = -1;                    /* reports of progress; -1: never */
-
-static void *real(const char *name)
-{
-    void *function = dlsym(RTLD_NEXT, name);
-
-    if (function == NULL) abort();
-    return function;
-}
 
 /* queue: the call's, or NULL. */
 static int fails(cl_command_queue queue)

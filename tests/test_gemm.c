@@ -2,13 +2,13 @@
  * padded strides, matrices that end with their buffers, and NaN all around them. */
 #define _GNU_SOURCE              /* RTLD_NEXT */
 #include <check.h>
-#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "device/device_private.h"
+#include "tests/real.h"
 #include "tests/run.h"
 #include "tests/storage.h"
 
@@ -20,13 +20,6 @@ static rsm_env env;
 
 static size_t most_items;        /* 0: as many as it has */
 static size_t largest_group;     /* that was launched */
-
-static void *real(const char *name)
-{
-    void *function = dlsym(RTLD_NEXT, name);
-    if (!function) abort();
-    return function;
-}
 
 cl_int clGetKernelWorkGroupInfo(cl_kernel kernel, cl_device_id device, cl_kernel_work_group_info what, size_t size,
                                 void *value, size_t *needed)

@@ -301,31 +301,52 @@ static float huge(void)
     return 1e4f * number();
 }
 
-/* Inputs of depthwise convolutions: channels with two rows more each, or (`shared`) whose last row is the next one's first. */
-static twin with_halo(rsm_storage storage, layout where, size_t channels, size_t rows, size_t width, int shared,
-                      float (*inside)(void))
+static float zero(void)
 {
-    twin x;
-    if (!shared) return make_as(storage, where, channels, (rows + 2) * width, NAN, inside);
-    x = make_as(storage, where, 1, (channels * (rows + 1) + 1) * width, NAN, inside);
-    x.plane = (rows + 1) * width;
-    return x;
+    return 0;
+}
+
+/* What depthwise convolutions are given: a slice, a band that goes on on either side, or on one, a few slices. */
+static const struct {
+    size_t slices;
+    int above, below;
+} forms[] = {{1, 0, 0}, {1, 1, 1}, {1, 1, 0}, {1, 0, 1}, {3, 0, 0}};
+
+static size_t pixels_of(rsm_rows size)
+{
+    return size.slices * size.rows * size.width;
+}
+
+/* x of `channels` channels, with the rows that it goes on by. */
+static twin with_neighbours(rsm_storage storage, layout where, size_t channels, rsm_rows size, float (*inside)(void))
+{
+    return make_as(storage, where, channels, pixels_of(size) + (size_t)(size.above + size.below) * size.width, NAN, inside);
+}
+
+static rsm_map after_row_above(const twin *x, int d, rsm_rows size)
+{
+    rsm_map m = map(x, d);
+    if (size.above) m.offset += size.width;
+    return m;
 }
 
 static void depthwise(void)
 {
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
-            for (size_t i = 0; i < 2 * pairs(); i++) {
-                const size_t rows = images[s][0], width = images[s][1], channels = small ? 2 : 5, pair = i / 2;
-                const int shared = i % 2 == 1;
+            for (size_t i = 0; i < COUNT(forms) * pairs(); i++) {
+                const size_t channels = small ? 2 : 5, pair = i / COUNT(forms), form = i % COUNT(forms);
+                const rsm_rows size = {forms[form].slices, images[s][0], images[s][1], forms[form].above, forms[form].below};
                 twin w = input(layouts[(l + 1) % 3], 1, 9 * channels);
-                twin x = with_halo(first_of(pair), layouts[l], channels, rows, width, shared, number);
-                twin y = output_as(second_of(pair), layouts[(l + 2) % 3], channels, rows * width);
-                BOTH(rsm_depthwise3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), channels, rows, width));
-                compare(&y, 1e-6, describe(shared ? "depthwise, shared rows" : "depthwise", channels, rows, width, l));
+                twin x = with_neighbours(first_of(pair), layouts[l], channels, size, number);
+                twin zeros = make_as(first_of(pair), layouts[(l + 2) % 3], 1, size.width, NAN, zero);
+                twin y = output_as(second_of(pair), layouts[(l + 2) % 3], channels, pixels_of(size));
+                BOTH(rsm_depthwise3x3(devices[d], after_row_above(&x, d, size), vector(&w, d), map(&y, d), map(&zeros, d), channels,
+                                      size));
+                compare(&y, 1e-6, describe("depthwise", form, size.rows, size.width, l));
                 drop(&w);
                 drop(&x);
+                drop(&zeros);
                 drop(&y);
             }
         }
@@ -336,22 +357,54 @@ static void gate(void)
 {
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
-            for (size_t i = 0; i < 2 * pairs(); i++) {
-                const size_t rows = images[s][0], width = images[s][1], hidden = small ? 1 : 3, pair = i / 2;
-                const int shared = i % 2 == 1;
+            for (size_t i = 0; i < COUNT(forms) * pairs(); i++) {
+                const size_t hidden = small ? 1 : 3, pair = i / COUNT(forms), form = i % COUNT(forms);
+                const rsm_rows size = {forms[form].slices, images[s][0], images[s][1], forms[form].above, forms[form].below};
                 float (*const inside)(void) = l == 2 ? huge : number;
                 twin w = input(layouts[(l + 1) % 3], 1, 18 * hidden);
-                twin x = with_halo(first_of(pair), layouts[l], 2 * hidden, rows, width, shared, inside);
-                twin y = output_as(second_of(pair), layouts[(l + 2) % 3], hidden, rows * width);
-                BOTH(rsm_depthwise3x3_gate(devices[d], map(&x, d), vector(&w, d), map(&y, d), hidden, rows,
-                                           width));
-                compare(&y, 2e-6, describe(shared ? "gate, shared rows" : "gate", hidden, rows, width, l));
+                twin x = with_neighbours(first_of(pair), layouts[l], 2 * hidden, size, inside);
+                twin zeros = make_as(first_of(pair), layouts[(l + 2) % 3], 1, size.width, NAN, zero);
+                twin y = output_as(second_of(pair), layouts[(l + 2) % 3], hidden, pixels_of(size));
+                BOTH(rsm_depthwise3x3_gate(devices[d], after_row_above(&x, d, size), vector(&w, d), map(&y, d), map(&zeros, d), hidden,
+                                           size));
+                compare(&y, 2e-6, describe("gate", form, size.rows, size.width, l));
                 drop(&w);
                 drop(&x);
+                drop(&zeros);
                 drop(&y);
             }
         }
     }
+}
+
+/* Slices at the same places: each gives what it gives alone, which the reference, too, must know. */
+static void depthwise_slices(void)
+{
+    const size_t rows = 5, width = 7, channels = 2, slices = 3, count = rows * width;
+    const layout none = {0, 0, 0};
+    twin w = input(none, 1, 9 * channels), x = input(none, channels, slices * count), y = output(none, channels, slices * count);
+    twin zeros = make(none, 1, width, NAN, zero), one = output(none, channels, count);
+    for (int d = 0; d < 2; d++) {
+        OK(rsm_depthwise3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), map(&zeros, d), channels,
+                            (rsm_rows){slices, rows, width, 0, 0}));
+        float *all = contents(&y, d);
+        for (size_t s = 0; s < slices; s++) {
+            rsm_map from = map(&x, d);
+            from.offset += s * count;
+            OK(rsm_depthwise3x3(devices[d], from, vector(&w, d), map(&one, d), map(&zeros, d), channels,
+                                (rsm_rows){1, rows, width, 0, 0}));
+            float *alone = contents(&one, d);
+            for (size_t c = 0; c < channels; c++)
+                ck_assert_mem_eq(all + c * slices * count + s * count, alone + c * count, count * sizeof *all);
+            free(alone);
+        }
+        free(all);
+    }
+    drop(&w);
+    drop(&x);
+    drop(&y);
+    drop(&zeros);
+    drop(&one);
 }
 
 /* The gate as plain gelu, over a dense grid and far out. */
@@ -360,20 +413,20 @@ static void gelu_grid(void)
     const size_t width = small ? 96 : 4096, rows = small ? 2 : 40, count = rows * width;
     static const float far[] = {20, -20, 1e4f, -1e4f, 1e30f, -1e30f, 0, 1e-30f, -5.3740115f, 5.3740115f};
     const layout none = {0, 0, 0};
-    twin w = make(none, 1, 18, NAN, tiny), x = make(none, 2, (rows + 2) * width, NAN, number),
-         y = output(none, 1, count);
+    twin w = make(none, 1, 18, NAN, tiny), x = make(none, 2, count, NAN, number), y = output(none, 1, count);
+    twin zeros = make(none, 1, width, NAN, zero);
     for (size_t i = 0; i < 18; i++) w.values[i] = i % 9 == 4;
     for (size_t i = 0; i < count; i++) {
-        x.values[width + i] = i < COUNT(far) ? far[i] : (float)(-8 + 16 * (double)i / (double)(count - 1));
-        x.values[x.plane + width + i] = 1;
+        x.values[i] = i < COUNT(far) ? far[i] : (float)(-8 + 16 * (double)i / (double)(count - 1));
+        x.values[x.plane + i] = 1;
     }
     update(&w);
     update(&x);
-    OK(rsm_depthwise3x3_gate(devices[TESTED], map(&x, TESTED), vector(&w, TESTED), map(&y, TESTED), 1, rows,
-                             width));
+    OK(rsm_depthwise3x3_gate(devices[TESTED], map(&x, TESTED), vector(&w, TESTED), map(&y, TESTED), map(&zeros, TESTED), 1,
+                             (rsm_rows){1, rows, width, 0, 0}));
     float *values = contents(&y, TESTED);
     for (size_t i = 0; i < count; i++) {
-        const double a = x.values[width + i], erf_a = erf(a / sqrt(2.0)), exact = 0.5 * a * (1 + erf_a);
+        const double a = x.values[i], erf_a = erf(a / sqrt(2.0)), exact = 0.5 * a * (1 + erf_a);
         /* erf to 2e-7, and the rounding of the two products behind it. */
         const double bound = 0.5 * fabs(a) * 2e-7 + fabs(exact) * ldexp(1, -23);
         if (a < -6) ck_assert_msg(fabs(values[i]) <= 1e-6, "gelu(%g) is %g", a, (double)values[i]);
@@ -384,6 +437,7 @@ static void gelu_grid(void)
     drop(&w);
     drop(&x);
     drop(&y);
+    drop(&zeros);
 }
 
 /* Bands of rows give what the whole map gives, bit for bit. */
@@ -391,22 +445,19 @@ static void bands(void)
 {
     const size_t rows = small ? 5 : 23, width = small ? 6 : 29, channels = 4, count = rows * width;
     const layout none = {0, 0, 0};
-    twin w = input(none, 1, 9 * channels), x = input(none, channels, (rows + 2) * width);
+    twin w = input(none, 1, 9 * channels), x = input(none, channels, count), zeros = make(none, 1, width, NAN, zero);
     for (int gated = 0; gated < 2; gated++) {
         const size_t c_out = gated ? channels / 2 : channels;
+        resmap_status (*const run)(rsm_device *, rsm_map, rsm_vector, rsm_map, rsm_map, size_t, rsm_rows) =
+            gated ? rsm_depthwise3x3_gate : rsm_depthwise3x3;
         twin whole = output(none, c_out, count), parts = output(none, c_out, count);
-        const rsm_map from = map(&x, TESTED), to = map(&whole, TESTED), part_to = map(&parts, TESTED);
-        if (gated)
-            OK(rsm_depthwise3x3_gate(devices[TESTED], from, vector(&w, TESTED), to, c_out, rows, width));
-        else OK(rsm_depthwise3x3(devices[TESTED], from, vector(&w, TESTED), to, c_out, rows, width));
+        const rsm_map from = map(&x, TESTED), part_to = map(&parts, TESTED), end = map(&zeros, TESTED);
+        OK(run(devices[TESTED], from, vector(&w, TESTED), map(&whole, TESTED), end, c_out, (rsm_rows){1, rows, width, 0, 0}));
         for (size_t r = 0, n; r < rows; r += n) {
             n = r + 3 < rows ? 3 : rows - r;
             const rsm_map band = {from.buffer, from.offset + r * width, from.plane, RSM_FP32};
             const rsm_map target = {part_to.buffer, part_to.offset + r * width, part_to.plane, RSM_FP32};
-            if (gated)
-                OK(rsm_depthwise3x3_gate(devices[TESTED], band, vector(&w, TESTED), target, c_out, n,
-                                         width));
-            else OK(rsm_depthwise3x3(devices[TESTED], band, vector(&w, TESTED), target, c_out, n, width));
+            OK(run(devices[TESTED], band, vector(&w, TESTED), target, end, c_out, (rsm_rows){1, n, width, r > 0, r + n < rows}));
         }
         float *a = contents(&whole, TESTED), *b = contents(&parts, TESTED);
         ck_assert_msg(memcmp(a, b, whole.size * sizeof *a) == 0, "%s: bands differ from the whole",
@@ -418,54 +469,55 @@ static void bands(void)
     }
     drop(&w);
     drop(&x);
+    drop(&zeros);
 }
 
 static void attention(void)
 {
-    static const size_t shapes[][3] = {
-        /* channels, heads, count */
-        {1, 1, 1},    {4, 2, 17},    {6, 2, 35},    {10, 2, 1023},
-        {9, 3, 1024}, {48, 1, 1025}, {20, 4, 3077}, {96, 8, 2600},
+    static const size_t shapes[][4] = {
+        /* channels, heads, count, slices */
+        {1, 1, 1, 1},    {4, 2, 17, 3},    {6, 2, 35, 1},    {10, 2, 1023, 2},
+        {9, 3, 1024, 1}, {48, 1, 1025, 2}, {20, 4, 3077, 1}, {96, 8, 2600, 1}, {16, 4, 1100, 3},
     };
     for (size_t s = 0; s < (small ? 3 : COUNT(shapes)); s++) {
         for (size_t l = 0; l < COUNT(layouts); l++) {
-            const size_t channels = shapes[s][0], heads = shapes[s][1], count = shapes[s][2],
-                         c = channels / heads;
+            const size_t channels = shapes[s][0], heads = shapes[s][1], count = shapes[s][2], slices = shapes[s][3],
+                         c = channels / heads, all = slices * count;
             const rsm_storage storage = (s + l) % 2 ? RSM_FP16 : RSM_FP32;
-            twin q = input_as(storage, layouts[l], channels, count),
-                 k = input_as(storage, layouts[(l + 1) % 3], channels, count);
+            twin q = input_as(storage, layouts[l], channels, all),
+                 k = input_as(storage, layouts[(l + 1) % 3], channels, all);
             /* A channel of q without signal, and one below the 1e-12 of the norm. */
             if (channels > 1) {
-                for (size_t i = 0; i < count; i++) {
+                for (size_t i = 0; i < all; i++) {
                     q.values[q.offset + i] = 0;
                     k.values[k.offset + k.plane + i] *= 1e-16f;
                 }
                 update(&q);
                 update(&k);
             }
-            twin sums = output(layouts[l], 1, rsm_attention_sums_count(channels, heads));
-            twin scratch = output(layouts[(l + 2) % 3], 1, rsm_attention_scratch(channels, heads, count));
+            twin sums = output(layouts[l], 1, slices * rsm_attention_sums_count(channels, heads));
+            twin scratch = output(layouts[(l + 2) % 3], 1, slices * rsm_attention_scratch(channels, heads, count));
             twin temperature = input(layouts[l], 1, heads), w = input(layouts[l], 1, channels * channels);
-            twin out = output(layouts[(l + 1) % 3], 1, channels * channels),
-                 rows = output(layouts[l], 1, channels * c);
-            BOTH(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, count,
+            twin out = output(layouts[(l + 1) % 3], 1, slices * channels * channels),
+                 rows = output(layouts[l], 1, slices * channels * c);
+            BOTH(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, slices, count,
                                     vector(&sums, d), vector(&scratch, d), 0));
             compare(&sums, 1e-6, describe("attention sums", channels, heads, count, l));
             BOTH(rsm_attention_matrix(devices[d], vector(&sums, d), vector(&temperature, d), vector(&w, d),
-                                      vector(&out, d), vector(&rows, d), channels, heads));
+                                      vector(&out, d), vector(&rows, d), channels, heads, slices));
             compare(&out, 5e-6, describe("attention matrix", channels, heads, count, l));
             compare(&rows, 5e-6, describe("attention softmax", channels, heads, count, l));
 
             /* In two bands, added up. */
-            const size_t band = count / 2;
+            const size_t band = slices == 1 ? count / 2 : 0;
             if (band > 0) {
                 for (int d = 0; d < 2; d++) {
                     rsm_map a = map(&q, d), b = map(&k, d);
-                    OK(rsm_attention_sums(devices[d], a, b, channels, heads, band, vector(&sums, d),
+                    OK(rsm_attention_sums(devices[d], a, b, channels, heads, 1, band, vector(&sums, d),
                                           vector(&scratch, d), 0));
                     a.offset += band;
                     b.offset += band;
-                    OK(rsm_attention_sums(devices[d], a, b, channels, heads, count - band, vector(&sums, d),
+                    OK(rsm_attention_sums(devices[d], a, b, channels, heads, 1, count - band, vector(&sums, d),
                                           vector(&scratch, d), 1));
                 }
                 compare(&sums, 1e-6, describe("attention sums in bands", channels, heads, count, l));
@@ -657,7 +709,7 @@ static void the_same_every_time(void)
     float *first[2] = {NULL, NULL};
     for (int run = 0; run < 3; run++) {
         const int d = TESTED;
-        OK(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, count, vector(&sums, d),
+        OK(rsm_attention_sums(devices[d], map(&q, d), map(&k, d), channels, heads, 1, count, vector(&sums, d),
                               vector(&scratch, d), 0));
         OK(rsm_channel_mean(devices[d], map(&q, d), vector(&mean, d), channels, count));
         float *now[2] = {contents(&sums, d), contents(&mean, d)};
@@ -688,13 +740,17 @@ static void refusals(void)
         ck_assert_int_eq(rsm_copy(devices[d], map(&x, d), late, 4, 36), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_add(devices[d], map(&x, d), narrow, 4, 36), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_fill_zero(devices[d], map(&y, d), 5, 36), RESMAP_INTERNAL);
-        ck_assert_int_eq(rsm_depthwise3x3(devices[d], map(&x, d), vector(&x, d), map(&y, d), 4, 6, 6),
-                         RESMAP_INTERNAL);
-        /* Rows shared by channels, but none below the last. */
-        ck_assert_int_eq(rsm_depthwise3x3(devices[d], map(&x, d), vector(&x, d), map(&y, d), 4, 5, 6),
-                         RESMAP_INTERNAL);
+        const rsm_map x_map = map(&x, d), y_map = map(&y, d);
+        const rsm_vector w = vector(&x, d);
+        rsm_map later = x_map, short_zeros = {x_map.buffer, 140, 6, RSM_FP32};
+        later.offset = 6;
+        /* A row below the last, one above the first, slices that go on, zeros that do not fill a row. */
+        ck_assert_int_eq(rsm_depthwise3x3(devices[d], x_map, w, y_map, x_map, 4, (rsm_rows){1, 6, 6, 0, 1}), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_depthwise3x3(devices[d], x_map, w, y_map, x_map, 4, (rsm_rows){1, 5, 6, 1, 0}), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_depthwise3x3(devices[d], later, w, y_map, x_map, 4, (rsm_rows){2, 2, 6, 1, 0}), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_depthwise3x3(devices[d], x_map, w, y_map, short_zeros, 4, (rsm_rows){1, 6, 6, 0, 0}), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_pixel_unshuffle(devices[d], map(&x, d), map(&y, d), 1, 3, 12), RESMAP_INTERNAL);
-        ck_assert_int_eq(rsm_attention_sums(devices[d], map(&x, d), map(&x, d), 4, 3, 36, vector(&y, d),
+        ck_assert_int_eq(rsm_attention_sums(devices[d], map(&x, d), map(&x, d), 4, 3, 1, 36, vector(&y, d),
                                             vector(&y, d), 0),
                          RESMAP_INTERNAL);
         OK(rsm_fill_zero(devices[d], map(&y, d), 0, 36));
@@ -710,7 +766,7 @@ static void refusals(void)
     ck_assert_int_eq(rsm_fill_zero(devices[REFERENCE], on_reference, 4, 36), RESMAP_INTERNAL);
     ck_assert_int_eq(rsm_add(devices[TESTED], half, map(&y, TESTED), 4, 36), RESMAP_INTERNAL);
     ck_assert_int_eq(rsm_pixel_shuffle(devices[TESTED], half, map(&y, TESTED), 1, 6, 6), RESMAP_INTERNAL);
-    ck_assert_int_eq(rsm_attention_sums(devices[TESTED], half, map(&x, TESTED), 4, 2, 36, vector(&y, TESTED),
+    ck_assert_int_eq(rsm_attention_sums(devices[TESTED], half, map(&x, TESTED), 4, 2, 1, 36, vector(&y, TESTED),
                                         vector(&y, TESTED), 0),
                      RESMAP_INTERNAL);
     drop(&h);
@@ -753,6 +809,7 @@ static const struct {
     {"conv1x1", conv1x1},
     {"layer_norm", layer_norm},
     {"depthwise", depthwise},
+    {"depthwise of slices", depthwise_slices},
     {"norm_conv1x1", norm_conv1x1},
     {"gate", gate},
     {"gelu", gelu_grid},

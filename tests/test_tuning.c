@@ -5,7 +5,6 @@
  * libOpenCL's. */
 #define _GNU_SOURCE 1                            /* RTLD_NEXT */
 #include <check.h>
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -17,6 +16,7 @@
 #include "device/device_private.h"
 #include "nn/nn.h"
 #include "tests/paths.h"
+#include "tests/real.h"
 #include "tests/run.h"
 
 static const char *const MODEL = TOP_SRCDIR "/tests/vectors/cascade.safetensors";
@@ -33,14 +33,6 @@ static char spoiled[48];                         /* the options of the programs 
 static cl_program spoiled_programs[64];
 static cl_kernel spoiled_kernels[64];
 static size_t spoiled_program_count, spoiled_kernel_count, idled;
-
-static void *real(const char *name)
-{
-    void *function = dlsym(RTLD_NEXT, name);
-
-    if (function == NULL) abort();
-    return function;
-}
 
 cl_int clBuildProgram(cl_program program, cl_uint count, const cl_device_id *devices, const char *options,
                       void (*notify)(cl_program, void *), void *data)

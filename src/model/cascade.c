@@ -13,6 +13,9 @@
 /* Most host memory in which slices' encodings wait for the volume's decision; beyond it slices are encoded again. */
 static const uint64_t HOST_CAP = (uint64_t)2 << 30;
 
+/* Most shrunken views that go through the network at once: one of them keeps few devices busy. */
+enum { MOST_TOGETHER = 16 };
+
 enum { DEFAULT_STEPS = 3, NOBODY = -1 };
 
 /* Where encodings wait, in order of preference. */
@@ -26,7 +29,9 @@ typedef struct worker {
     rsm_env *env;                /* the device's */
     rsm_network *net;
     rsm_view *full, *shrunken;   /* shrunken: NULL unless the model asks for it */
-    float *slice, *slice_mask, *small, *small_result, *result, *pooled, *prompt;
+    float *slice, *slice_mask, *result, *pooled, *prompt;
+    float *small, *small_result; /* of a batch */
+    size_t batched;              /* slices restored in batches */
     int prompt_class;            /* of the prompt set last, -1: none */
     uint64_t prompt_draw;
     place worst_place;
@@ -47,18 +52,22 @@ typedef struct cascade {
     size_t shrunken_pixels, shrunken_height, shrunken_width;
     size_t worker_count;
     worker *workers;
-    rsm_sharer *sharers;         /* the same, as share.c sees them */
+    rsm_sharer *sharers;         /* the same, as share.c sees them at work on slices; */
+    rsm_sharer *batch_sharers;   /* and on batches, which take another time */
 
     /* One volume. Workers write what belongs to the slice they have, and nothing else. */
     float *volume;               /* the frame being restored, in place */
     rsm_scale scale;
     size_t *foreground;          /* voxels above the mean, for each slice */
     double *probabilities;       /* slices x classes, of this step */
-    rsm_encoding *encodings;     /* slices x 2: full, shrunken */
+    rsm_encoding *encodings;     /* of the full views */
     int *owners;                 /* the first worker on the device that has them; NOBODY: there are none */
     unsigned char *stopped;      /* deciding by slice: slices found clean */
+    size_t batch;                /* shrunken views that go through the network at once */
+    size_t *listed, listed_count;   /* slices of this round's batches, in order */
+    float *shrunken_pooled;      /* slices x pooled: of the shrunken views */
+    int *shrunken_classes;       /* what this step restores of slices by their shrunken views; -1: of others */
     double *ratios;              /* slices x shrunken pixels: this pass's fields, 0 off the foreground; or NULL */
-    int *field_classes;          /* the class of the slices that are in this step's field; -1: of others */
 
     /* One step. */
     size_t frame;
@@ -160,10 +169,10 @@ static int uses_shrunken(const cascade *c, int class_index)
     return class_index >= 0 && c->config->class_pixels[class_index] > 0;
 }
 
-static resmap_status encode(worker *w, rsm_view *view, const float *slice, float *pooled)
+static resmap_status encode(worker *w, rsm_view *view, const float *slices, size_t count, float *pooled)
 {
     double start = rsm_seconds();
-    resmap_status status = rsm_view_encode(view, slice, pooled);
+    resmap_status status = rsm_view_encode(view, slices, count, pooled);
 
     w->seconds += rsm_seconds() - start;
     return status;
@@ -187,19 +196,15 @@ static resmap_status decode(worker *w, rsm_view *view, float *output)
     return status;
 }
 
-/* Encodes the loaded slice in the views that classifying needs, and fills in its probabilities. */
-static resmap_status classify_slice(worker *w, double *probabilities)
+/* Encodes loaded slice s, whose shrunken view has been (encode_shrunken), and fills in its probabilities. */
+static resmap_status classify_slice(worker *w, size_t s)
 {
     const cascade *c = w->cascade;
     size_t count = rsm_network_pooled_count(w->net), classes = c->config->class_count;
-    double logits[RESMAP_MAX_CLASSES], most, sum = 0;
+    double logits[RESMAP_MAX_CLASSES], most, sum = 0, *probabilities = c->probabilities + s * classes;
 
-    if (c->config->classifier_views == 2) {
-        rsm_shrink(w->slice, c->slicing.height, c->slicing.width, w->small, c->shrunken_height,
-                   c->shrunken_width);
-        RSM_TRY(encode(w, w->shrunken, w->small, w->pooled + count));
-    }
-    RSM_TRY(encode(w, w->full, w->slice, w->pooled));
+    if (c->config->classifier_views == 2) memcpy(w->pooled + count, c->shrunken_pooled + s * count, count * sizeof *w->pooled);
+    RSM_TRY(encode(w, w->full, w->slice, 1, w->pooled));
     rsm_network_classify(w->net, w->pooled, logits);
     most = logits[0];
     for (size_t k = 1; k < classes; k++) most = fmax(most, logits[k]);
@@ -235,56 +240,13 @@ static resmap_status set_prompt(worker *w, int class_index, size_t slice)
     return RESMAP_OK;
 }
 
-static size_t ratio_count(const cascade *c)
+/* Restores the loaded slice by the prompt that is set, into w->result. kept: its encoding, or NULL; `encoded`: the view holds it
+ * already. */
+static resmap_status restore_slice(worker *w, const rsm_encoding *kept, int encoded)
 {
-    return c->slicing.slices * c->shrunken_height * c->shrunken_width;
-}
-
-/* Does the step multiply the volume by one field, when all its slices are done? */
-static int fits_field(const cascade *c, int class_index)
-{
-    return c->config->field_order > 0 && uses_shrunken(c, class_index);
-}
-
-/* What the step found for the volume's field in loaded slice s, whose result stays as it is. */
-static resmap_status note_field(worker *w, size_t s, int class_index)
-{
-    const cascade *c = w->cascade;
-    size_t count = c->shrunken_height * c->shrunken_width;
-    double *ratio = c->ratios + s * count;
-
-    c->field_classes[s] = class_index;
-    RSM_TRY(rsm_field_ratio(w->env, w->small, w->small_result, c->shrunken_height, c->shrunken_width,
-                            threshold(c), ratio));
-    for (size_t i = 0; i < count; i++)
-        if (!((double)w->small[i] > threshold(c))) ratio[i] = 0;
-    return RESMAP_OK;
-}
-
-/* Restores loaded slice s as class_index says, into w->result, or notes what that says of the volume's field.
- * kept: its two encodings, or NULL; `encoded`: the full view (shrunken view) holds its encoding already. */
-static resmap_status restore_slice(worker *w, size_t s, int class_index, const rsm_encoding *kept, int encoded)
-{
-    const cascade *c = w->cascade;
-    int small = uses_shrunken(c, class_index);
-    rsm_view *view = small ? w->shrunken : w->full;
-    size_t height = c->slicing.height, width = c->slicing.width;
-    const rsm_encoding *encoding = kept == NULL ? NULL : &kept[small];
-
-    if (small) {
-        rsm_shrink(w->slice, height, width, w->small, c->shrunken_height, c->shrunken_width);
-        encoded = encoded && c->config->classifier_views == 2;
-    }
-    if (encoding != NULL && (encoding->device != NULL || encoding->host != NULL)) RSM_TRY(load(w, view, encoding));
-    else if (!encoded) RSM_TRY(encode(w, view, small ? w->small : w->slice, NULL));
-    if (!small) return decode(w, view, w->result);
-    RSM_TRY(decode(w, view, w->small_result));
-    for (size_t i = 0; i < c->shrunken_height * c->shrunken_width; i++)   /* clamping a field would hide it */
-        if (!isfinite(w->small_result[i])) return not_finite(w, s);
-    if (fits_field(c, class_index)) return note_field(w, s, class_index);
-    memcpy(w->result, w->slice, slice_pixels(c) * sizeof *w->result);
-    return rsm_apply_field(w->env, w->result, height, width, w->small, w->small_result, c->shrunken_height,
-                           c->shrunken_width, threshold(c));
+    if (kept != NULL && (kept->device != NULL || kept->host != NULL)) RSM_TRY(load(w, w->full, kept));
+    else if (!encoded) RSM_TRY(encode(w, w->full, w->slice, 1, NULL));
+    return decode(w, w->full, w->result);
 }
 
 /* ---- Encodings that wait for the volume's decision ---------------------------------------------------------- */
@@ -292,8 +254,7 @@ static resmap_status restore_slice(worker *w, size_t s, int class_index, const r
 static void drop_encodings(cascade *c)
 {
     for (size_t s = 0; c->encodings != NULL && s < c->slicing.slices; s++) {
-        rsm_encoding_clear(&c->encodings[2 * s]);
-        rsm_encoding_clear(&c->encodings[2 * s + 1]);
+        rsm_encoding_clear(&c->encodings[s]);
         c->owners[s] = NOBODY;
     }
     for (size_t i = 0; i < c->worker_count; i++) c->workers[i].device_bytes = c->workers[i].host_bytes = 0;
@@ -316,21 +277,24 @@ static uint64_t device_cap(const worker *w)
     return rsm_device_is_cpu(device) && cap > host_cap(w) ? host_cap(w) : cap;
 }
 
-static resmap_status keep_encoding(worker *w, rsm_view *view, rsm_encoding *encoding)
+/* Keeps what classifying slice s has left in the full view. */
+static resmap_status keep_encoding(worker *w, size_t s)
 {
-    uint64_t bytes = rsm_view_encoding_bytes(view);
+    cascade *c = w->cascade;
+    uint64_t bytes = rsm_view_encoding_bytes(w->full);
     place where = bytes == 0 ? NOWHERE
                   : w->device_bytes + bytes <= device_cap(w) ? ON_DEVICE
                   : w->host_bytes + bytes <= host_cap(w) ? ON_HOST : NOWHERE;
+    double start = rsm_seconds();
     resmap_status status = RESMAP_OK;
 
     if (where == ON_DEVICE) {
-        status = rsm_view_save(view, 0, encoding);
+        status = rsm_view_save(w->full, 0, &c->encodings[s]);
         if (status == RESMAP_OK) w->device_bytes += bytes;
         else if (status == RESMAP_NO_DEVICE_MEMORY) where = ON_HOST;
     }
     if (where == ON_HOST) {
-        status = rsm_view_save(view, 1, encoding);
+        status = rsm_view_save(w->full, 1, &c->encodings[s]);
         if (status == RESMAP_OK) w->host_bytes += bytes;
         else if (status == RESMAP_NO_MEMORY) {
             where = NOWHERE;
@@ -338,26 +302,8 @@ static resmap_status keep_encoding(worker *w, rsm_view *view, rsm_encoding *enco
         }
     }
     if (where > w->worst_place) w->worst_place = where;
-    return status;
-}
-
-/* Keeps what classifying slice s has left in the views. */
-static resmap_status keep_encodings(worker *w, size_t s)
-{
-    cascade *c = w->cascade;
-    rsm_encoding *kept = &c->encodings[2 * s];
-    double start = rsm_seconds();
-    resmap_status status = keep_encoding(w, w->full, &kept[0]);
-
-    if (status == RESMAP_OK && c->config->classifier_views == 2)
-        status = keep_encoding(w, w->shrunken, &kept[1]);
     w->seconds += rsm_seconds() - start;
-    if (status == RESMAP_OK) {
-        c->owners[s] = (int)w->first;
-    } else {                     /* the slice may go to another */
-        rsm_encoding_clear(&kept[0]);
-        rsm_encoding_clear(&kept[1]);
-    }
+    if (status == RESMAP_OK) c->owners[s] = (int)w->first;      /* else the slice may go to another */
     return status;
 }
 
@@ -413,6 +359,14 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
     return rsm_share(c->env, &work, c->sharers, c->worker_count);
 }
 
+static int any_slice(const void *data, size_t i, size_t s)
+{
+    (void)data;
+    (void)i;
+    (void)s;
+    return 0;
+}
+
 /* Fits one field to what the slices of this pass have noted, and multiplies them by it. *spread: how much it varies. */
 static resmap_status apply_volume_field(cascade *c, double *spread)
 {
@@ -437,55 +391,169 @@ static resmap_status apply_volume_field(cascade *c, double *spread)
     return RESMAP_OK;
 }
 
-static resmap_status find_rest(void *data, size_t i, size_t s)
+/* ---- Shrunken views, in batches ----------------------------------------------------------------------------- */
+
+/* Does `run` on batches of the slices whose rank is not negative. */
+static resmap_status each_batch(cascade *c, const char *what, resmap_status (*run)(void *, size_t, size_t),
+                                int (*rank)(const void *, size_t, size_t))
+{
+    char text[64];
+    rsm_work work = {text, 0, run, any_slice, c};
+    resmap_status status;
+
+    c->listed_count = 0;
+    for (size_t s = 0; s < c->slicing.slices; s++)
+        if (rank(c, 0, s) >= 0) c->listed[c->listed_count++] = s;
+    if (c->listed_count == 0) return RESMAP_OK;
+    work.pieces = (c->listed_count + c->batch - 1) / c->batch;
+    snprintf(text, sizeof text, "step %d: %s", c->step + 1, what);
+    for (size_t i = 0; i < c->worker_count; i++) c->batch_sharers[i].lost = c->sharers[i].lost;
+    status = rsm_share(c->env, &work, c->batch_sharers, c->worker_count);
+    for (size_t i = 0; i < c->worker_count; i++) c->sharers[i].lost = c->batch_sharers[i].lost;
+    return status;
+}
+
+static size_t shrunken_count(const cascade *c)
+{
+    return c->shrunken_height * c->shrunken_width;
+}
+
+/* The slices of a batch; *count: how many. */
+static const size_t *batch_of(const cascade *c, size_t piece, size_t *count)
+{
+    size_t first = piece * c->batch, left = c->listed_count - first;
+
+    *count = left < c->batch ? left : c->batch;
+    return c->listed + first;
+}
+
+/* Loads a slice, and its shrunken view as number k of the batch. */
+static void load_shrunken(worker *w, size_t s, size_t k)
+{
+    const cascade *c = w->cascade;
+
+    load_slice(w, s);
+    rsm_shrink(w->slice, c->slicing.height, c->slicing.width, w->small + k * shrunken_count(c), c->shrunken_height, c->shrunken_width);
+}
+
+static resmap_status encode_batch(void *data, size_t i, size_t piece)
 {
     cascade *c = data;
     worker *w = &c->workers[i];
+    size_t count, pooled = rsm_network_pooled_count(w->net);
+    const size_t *slices = batch_of(c, piece, &count);
 
-    RSM_TRY(set_prompt(w, c->field_classes[s], c->by_slice ? s : 0));
-    load_slice(w, s);
-    return restore_slice(w, s, c->field_classes[s], NULL, 0);
+    for (size_t k = 0; k < count; k++) load_shrunken(w, slices[k], k);
+    RSM_TRY(encode(w, w->shrunken, w->small, count, w->pooled));
+    for (size_t k = 0; k < count; k++)
+        memcpy(c->shrunken_pooled + slices[k] * pooled, w->pooled + k * pooled, pooled * sizeof *w->pooled);
+    return RESMAP_OK;
 }
 
-static int in_field(const void *data, size_t i, size_t s)
+/* What the classifier needs of the shrunken views of every slice whose rank is not negative. */
+static resmap_status encode_shrunken(cascade *c, int (*rank)(const void *, size_t, size_t))
+{
+    return c->config->classifier_views == 2 ? each_batch(c, "classify shrunken slices", encode_batch, rank) : RESMAP_OK;
+}
+
+/* Does the step multiply the volume by one field, when all its slices are done? */
+static int fits_field(const cascade *c)
+{
+    return c->ratios != NULL;
+}
+
+/* What the step found for the volume's field in slice s, number k of the batch; the slice stays as it is. */
+static resmap_status note_field(worker *w, size_t s, size_t k)
+{
+    const cascade *c = w->cascade;
+    size_t count = shrunken_count(c);
+    const float *before = w->small + k * count, *after = w->small_result + k * count;
+    double *ratio = c->ratios + s * count;
+
+    RSM_TRY(rsm_field_ratio(w->env, before, after, c->shrunken_height, c->shrunken_width, threshold(c), ratio));
+    for (size_t p = 0; p < count; p++)
+        if (!((double)before[p] > threshold(c))) ratio[p] = 0;
+    return RESMAP_OK;
+}
+
+/* Multiplies slice s by the field of its own that the step found. */
+static resmap_status apply_own_field(worker *w, size_t s, size_t k)
+{
+    const cascade *c = w->cascade;
+    size_t count = shrunken_count(c);
+
+    load_slice(w, s);
+    memcpy(w->result, w->slice, slice_pixels(c) * sizeof *w->result);
+    RSM_TRY(rsm_apply_field(w->env, w->result, c->slicing.height, c->slicing.width, w->small + k * count, w->small_result + k * count,
+                            c->shrunken_height, c->shrunken_width, threshold(c)));
+    RSM_TRY(store_slice(w, s));
+    c->shrunken_classes[s] = -1;     /* done, should the rest of the batch have to go to another worker */
+    return RESMAP_OK;
+}
+
+/* Restores slices of one class, one prompt. */
+static resmap_status restore_together(worker *w, const size_t *slices, size_t count)
+{
+    const cascade *c = w->cascade;
+
+    RSM_TRY(set_prompt(w, c->shrunken_classes[slices[0]], c->by_slice ? slices[0] : 0));
+    for (size_t k = 0; k < count; k++) load_shrunken(w, slices[k], k);
+    RSM_TRY(encode(w, w->shrunken, w->small, count, NULL));
+    RSM_TRY(decode(w, w->shrunken, w->small_result));
+    for (size_t k = 0; k < count; k++) {
+        for (size_t p = 0; p < shrunken_count(c); p++)           /* clamping a field would hide it */
+            if (!isfinite(w->small_result[k * shrunken_count(c) + p])) return not_finite(w, slices[k]);
+        RSM_TRY(fits_field(c) ? note_field(w, slices[k], k) : apply_own_field(w, slices[k], k));
+    }
+    w->batched += count;
+    return RESMAP_OK;
+}
+
+static resmap_status restore_batch(void *data, size_t i, size_t piece)
+{
+    cascade *c = data;
+    size_t count, together;
+    const size_t *slices = batch_of(c, piece, &count);
+    int own_prompts = c->by_slice && c->options->prompt_sample;
+
+    for (size_t k = 0; k < count; k += together) {
+        together = 1;
+        if (c->shrunken_classes[slices[k]] < 0) continue;
+        while (!own_prompts && k + together < count && c->shrunken_classes[slices[k + together]] == c->shrunken_classes[slices[k]])
+            together++;
+        RSM_TRY(restore_together(&c->workers[i], slices + k, together));
+    }
+    return RESMAP_OK;
+}
+
+static int by_shrunken(const void *data, size_t i, size_t s)
 {
     const cascade *c = data;
 
     (void)i;
-    return c->field_classes[s] < 0 ? -1 : 0;
+    return c->shrunken_classes[s] < 0 ? -1 : 0;
 }
 
-/* A step's restorations of every slice whose rank is not negative. What is left of a strong field, which a network finds
- * only in part, is looked for again. */
-static resmap_status restore_slices(cascade *c, resmap_status (*run)(void *, size_t, size_t),
-                                    int (*rank)(const void *, size_t, size_t))
+/* The restorations of the slices that shrunken_classes names. What is left of a strong field, which a network finds only in
+ * part, is looked for again. */
+static resmap_status restore_shrunken(cascade *c)
 {
-    int some = 0;
     double spread, rest;
 
-    c->passes = 1;
-    if (c->ratios == NULL) return each_slice(c, "restore", run, rank);
-    for (size_t s = 0; s < c->slicing.slices; s++) c->field_classes[s] = -1;
-    memset(c->ratios, 0, ratio_count(c) * sizeof *c->ratios);
-    RSM_TRY(each_slice(c, "restore", run, rank));
-    for (size_t s = 0; s < c->slicing.slices; s++) some |= c->field_classes[s] >= 0;
-    if (!some) return RESMAP_OK;
+    if (!fits_field(c)) return each_batch(c, "restore", restore_batch, by_shrunken);
+    memset(c->ratios, 0, c->slicing.slices * shrunken_count(c) * sizeof *c->ratios);
+    RSM_TRY(each_batch(c, "restore", restore_batch, by_shrunken));
+    if (c->listed_count == 0) return RESMAP_OK;
     RSM_TRY(apply_volume_field(c, &spread));
     for (; spread >= RSM_FIELD_STRONG && c->passes < (int)c->config->field_passes; c->passes++) {
         RSM_TRY(measure(c, NULL));
-        RSM_TRY(each_slice(c, "restore", find_rest, in_field));
+        RSM_TRY(each_batch(c, "restore", restore_batch, by_shrunken));
         RSM_TRY(apply_volume_field(c, &rest));
     }
     return RESMAP_OK;
 }
 
-static int any_slice(const void *data, size_t i, size_t s)
-{
-    (void)data;
-    (void)i;
-    (void)s;
-    return 0;
-}
+/* ---- The cascade -------------------------------------------------------------------------------------------- */
 
 static resmap_status classify_one(void *data, size_t i, size_t s)
 {
@@ -493,13 +561,14 @@ static resmap_status classify_one(void *data, size_t i, size_t s)
     worker *w = &c->workers[i];
 
     load_slice(w, s);
-    RSM_TRY(classify_slice(w, c->probabilities + s * c->config->class_count));
-    return c->keep ? keep_encodings(w, s) : RESMAP_OK;
+    RSM_TRY(classify_slice(w, s));
+    return c->keep ? keep_encoding(w, s) : RESMAP_OK;
 }
 
 static resmap_status classify_volume(cascade *c, int keep)
 {
     c->keep = keep;
+    RSM_TRY(encode_shrunken(c, any_slice));
     return each_slice(c, "classify", classify_one, any_slice);
 }
 
@@ -521,22 +590,29 @@ static resmap_status restore_one(void *data, size_t i, size_t s)
 {
     cascade *c = data;
     worker *w = &c->workers[i];
-    rsm_encoding *own = c->owners[s] == (int)w->first ? &c->encodings[2 * s] : NULL;
+    rsm_encoding *own = c->owners[s] == (int)w->first ? &c->encodings[s] : NULL;
 
     RSM_TRY(set_prompt(w, c->class_index, 0));
     load_slice(w, s);
-    RSM_TRY(restore_slice(w, s, c->class_index, own, 0));
-    if (!fits_field(c, c->class_index)) RSM_TRY(store_slice(w, s));
-    for (int view = 0; own != NULL && view < 2; view++) rsm_encoding_clear(&own[view]);
+    RSM_TRY(restore_slice(w, own, 0));
+    RSM_TRY(store_slice(w, s));
+    if (own != NULL) rsm_encoding_clear(own);
     return RESMAP_OK;
 }
 
 static resmap_status restore_volume(cascade *c, int class_index, resmap_volume_report *report)
 {
     c->class_index = class_index;
-    RSM_TRY(restore_slices(c, restore_one, own_first));
+    c->passes = 1;
+    if (uses_shrunken(c, class_index)) {
+        drop_encodings(c);
+        for (size_t s = 0; s < c->slicing.slices; s++) c->shrunken_classes[s] = class_index;
+        RSM_TRY(restore_shrunken(c));
+    } else {
+        RSM_TRY(each_slice(c, "restore", restore_one, own_first));
+        drop_encodings(c);
+    }
     for (size_t s = 0; s < c->slicing.slices; s++) note_restored(&report->slices[s], class_index);
-    drop_encodings(c);
     return RESMAP_OK;
 }
 
@@ -587,21 +663,21 @@ static int still_running(const void *data, size_t i, size_t s)
     return c->stopped[s] ? -1 : 0;
 }
 
-/* Classifies a slice and restores it; its encoding is decoded where it is. */
+/* Classifies a slice and restores it, where that is not left to its shrunken view; its encoding is decoded where it is. */
 static resmap_status step_one(void *data, size_t i, size_t s)
 {
     cascade *c = data;
     worker *w = &c->workers[i];
-    double *p = c->probabilities + s * c->config->class_count;
     int class_index;
 
     load_slice(w, s);
-    RSM_TRY(classify_slice(w, p));
-    class_index = argmax(p, c->config->class_count);
-    if (class_index == c->config->clean) return RESMAP_OK;
+    RSM_TRY(classify_slice(w, s));
+    class_index = argmax(c->probabilities + s * c->config->class_count, c->config->class_count);
+    if (uses_shrunken(c, class_index)) c->shrunken_classes[s] = class_index;
+    if (class_index == c->config->clean || uses_shrunken(c, class_index)) return RESMAP_OK;
     RSM_TRY(set_prompt(w, class_index, s));
-    RSM_TRY(restore_slice(w, s, class_index, NULL, 1));
-    return fits_field(c, class_index) ? RESMAP_OK : store_slice(w, s);
+    RSM_TRY(restore_slice(w, NULL, 1));
+    return store_slice(w, s);
 }
 
 /* One decision a step for every slice (the paper's way). */
@@ -616,7 +692,11 @@ static resmap_status cascade_by_slice(cascade *c, resmap_volume_report *report)
         int majority;
         resmap_step *step;
         if (c->step > 0) RSM_TRY(measure(c, NULL));
-        RSM_TRY(restore_slices(c, step_one, still_running));
+        for (size_t s = 0; s < c->slicing.slices; s++) c->shrunken_classes[s] = -1;
+        c->passes = 1;
+        RSM_TRY(encode_shrunken(c, still_running));
+        RSM_TRY(each_slice(c, "restore", step_one, still_running));
+        RSM_TRY(restore_shrunken(c));
         for (size_t s = 0; s < c->slicing.slices; s++) {
             const double *p = c->probabilities + s * classes;
             int class_index = argmax(p, classes);
@@ -675,14 +755,14 @@ static resmap_status run_volume(cascade *c, int classify_only, resmap_volume_rep
 static resmap_status equip(worker *w)
 {
     const cascade *c = w->cascade;
-    size_t pixels = slice_pixels(c), small = c->shrunken_height * c->shrunken_width;
+    size_t pixels = slice_pixels(c), small = c->batch * shrunken_count(c);
 
     w->slice = malloc(rsm_bytes(pixels, sizeof(float)));
     w->slice_mask = malloc(rsm_bytes(pixels, sizeof(float)));
     w->result = malloc(rsm_bytes(pixels, sizeof(float)));
     w->small = malloc(rsm_bytes(small + 1, sizeof(float)));
     w->small_result = malloc(rsm_bytes(small + 1, sizeof(float)));
-    w->pooled = malloc(rsm_bytes(2 * rsm_network_pooled_count(w->net), sizeof(float)));
+    w->pooled = malloc(rsm_bytes((1 + c->batch) * rsm_network_pooled_count(w->net), sizeof(float)));   /* of a batch, or two views */
     w->prompt = malloc(rsm_bytes(c->config->text_dim + 1, sizeof(float)));
     if (w->slice == NULL || w->slice_mask == NULL || w->result == NULL || w->small == NULL ||
         w->small_result == NULL || w->pooled == NULL || w->prompt == NULL)
@@ -692,7 +772,7 @@ static resmap_status equip(worker *w)
 
 static resmap_status allocate(cascade *c)
 {
-    size_t slices = c->slicing.slices, classes = c->config->class_count;
+    size_t slices = c->slicing.slices, classes = c->config->class_count, pooled = rsm_network_pooled_count(c->workers[0].net);
 
     for (size_t i = 0; i < c->worker_count; i++) RSM_TRY(equip(&c->workers[i]));
     c->foreground = calloc(slices, sizeof *c->foreground);
@@ -701,14 +781,18 @@ static resmap_status allocate(cascade *c)
     c->stopped = calloc(slices, sizeof *c->stopped);
     if (c->foreground == NULL || c->probabilities == NULL || c->owners == NULL || c->stopped == NULL)
         return rsm_no_memory(c->env, slices * sizeof *c->foreground);
+    c->listed = calloc(slices, sizeof *c->listed);
+    c->shrunken_classes = calloc(slices, sizeof *c->shrunken_classes);
+    c->shrunken_pooled = malloc(rsm_bytes(slices * pooled, sizeof *c->shrunken_pooled));
+    if (c->listed == NULL || c->shrunken_classes == NULL || c->shrunken_pooled == NULL)
+        return rsm_no_memory(c->env, slices * pooled * sizeof *c->shrunken_pooled);
     if (c->config->field_order > 0) {
-        c->ratios = malloc(rsm_bytes(ratio_count(c), sizeof *c->ratios));
-        if (c->ratios == NULL) return rsm_no_memory(c->env, ratio_count(c) * sizeof *c->ratios);
-        c->field_classes = malloc(rsm_bytes(slices, sizeof *c->field_classes));
-        if (c->field_classes == NULL) return rsm_no_memory(c->env, slices * sizeof *c->field_classes);
+        size_t ratios = slices * shrunken_count(c);
+        c->ratios = malloc(rsm_bytes(ratios, sizeof *c->ratios));
+        if (c->ratios == NULL) return rsm_no_memory(c->env, ratios * sizeof *c->ratios);
     }
-    c->encodings = calloc(2 * slices, sizeof *c->encodings);
-    if (c->encodings == NULL) return rsm_no_memory(c->env, 2 * slices * sizeof *c->encodings);
+    c->encodings = calloc(slices, sizeof *c->encodings);
+    if (c->encodings == NULL) return rsm_no_memory(c->env, slices * sizeof *c->encodings);
     drop_encodings(c);
     return RESMAP_OK;
 }
@@ -730,13 +814,16 @@ static void clear(cascade *c)
     }
     free(c->workers);
     free(c->sharers);
+    free(c->batch_sharers);
     free(c->foreground);
     free(c->probabilities);
     free(c->encodings);
     free(c->owners);
     free(c->stopped);
+    free(c->listed);
+    free(c->shrunken_pooled);
+    free(c->shrunken_classes);
     free(c->ratios);
-    free(c->field_classes);
 }
 
 static resmap_status choose_steps(cascade *c)
@@ -767,11 +854,13 @@ static resmap_status check_finite(const cascade *c, const float *volume)
 
 static resmap_status make_views(worker *w)
 {
-    const cascade *c = w->cascade;
+    cascade *c = w->cascade;
 
-    if (c->shrunken_pixels > 0)
-        RSM_TRY(rsm_view_create(w->net, c->shrunken_height, c->shrunken_width, &w->shrunken));
-    return rsm_view_create(w->net, c->slicing.height, c->slicing.width, &w->full);
+    if (c->shrunken_pixels > 0) {
+        RSM_TRY(rsm_view_create(w->net, c->shrunken_height, c->shrunken_width, c->batch, &w->shrunken));
+        if (rsm_view_slices(w->shrunken) < c->batch) c->batch = rsm_view_slices(w->shrunken);
+    }
+    return rsm_view_create(w->net, c->slicing.height, c->slicing.width, 1, &w->full);
 }
 
 static size_t tile_pixels(const worker *w)
@@ -836,6 +925,7 @@ static resmap_status make_further_views(cascade *c)
         c->worker_count--;
         c->workers[i] = c->workers[c->worker_count];
         c->sharers[i] = c->sharers[c->worker_count];
+        c->batch_sharers[i] = c->batch_sharers[c->worker_count];
     }
     return RESMAP_OK;
 }
@@ -852,6 +942,8 @@ static resmap_status make_all_views(cascade *c)
         c->shrunken_pixels = c->config->class_pixels[k];
     if (c->shrunken_pixels > 0)
         rsm_shrunken_size(height, width, c->shrunken_pixels, &c->shrunken_height, &c->shrunken_width);
+    c->batch = (c->slicing.slices + c->worker_count - 1) / c->worker_count;
+    if (c->batch > MOST_TOGETHER) c->batch = MOST_TOGETHER;
     for (size_t i = 0; i < c->worker_count && is_first(c, i); i++) {
         worker *w = &c->workers[i];
         resmap_status made = explain_memory(w, make_views(w));
@@ -975,7 +1067,7 @@ static void describe_work(const cascade *c, int classify_only, resmap_report *re
 
     for (size_t i = 0; i < c->worker_count; i++) {
         resmap_device_report *d = &report->devices[c->workers[i].first];
-        d->slices += c->sharers[i].done;
+        d->slices += c->sharers[i].done + c->workers[i].batched;
         if (d->workers > 0) d->seconds += c->workers[i].seconds / (double)d->workers;
         report->seconds_network += c->workers[i].seconds / (double)c->worker_count;
         if (c->workers[i].worst_place > worst) worst = c->workers[i].worst_place;
@@ -988,14 +1080,15 @@ static resmap_status hire(cascade *c, rsm_network *const *networks, size_t count
 {
     c->workers = calloc(count, sizeof *c->workers);
     c->sharers = calloc(count, sizeof *c->sharers);
-    if (c->workers == NULL || c->sharers == NULL) return rsm_no_memory(c->env, count * sizeof *c->workers);
+    c->batch_sharers = calloc(count, sizeof *c->batch_sharers);
+    if (c->workers == NULL || c->sharers == NULL || c->batch_sharers == NULL) return rsm_no_memory(c->env, count * sizeof *c->workers);
     c->worker_count = count;
     for (size_t i = 0; i < count; i++) {
         worker *w = &c->workers[i];
         w->cascade = c;
         w->net = networks[i];
         while (w->first < i && networks[w->first] != rsm_network_owner(w->net)) w->first++;
-        w->env = c->sharers[i].env = rsm_device_env(rsm_network_device(w->net));
+        w->env = c->sharers[i].env = c->batch_sharers[i].env = rsm_device_env(rsm_network_device(w->net));
         w->prompt_class = -1;
     }
     return RESMAP_OK;

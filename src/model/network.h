@@ -1,12 +1,15 @@
 /* The network of one model on one device (weights, uploaded once) and plans: the memory to run it on slices of one size, one
- * slice at a time.
+ * or a few at a time.
  *
  * Layers: patch embedding, three encoder levels, latent, three decoder levels with a Textual Prompt Fusion block before each
  * upsampling (paper §2.2), refinement, output convolution plus input.
  *
  * Memory: every level has one map that its blocks change in place; whatever is wider than the map (the qkv and feed-forward
  * expansions) is made in bands of rows inside one scratch buffer, so peak memory is chosen, not suffered. Bands leave
- * the result unchanged but for the order of the sums over pixels in the attention statistics. */
+ * the result unchanged but for the order of the sums over pixels in the attention statistics.
+ *
+ * Several small slices share the launches of most kernels, where scratch has room: a device that one of them does not
+ * fill would wait more than it computes. They lie one after the other in each channel of a map. */
 #ifndef RSM_NETWORK_H
 #define RSM_NETWORK_H
 
@@ -38,9 +41,9 @@ size_t rsm_network_pooled_count(const rsm_network *network);
 /* The classifier (paper §2.1): views * 8 * dim pooled features to one logit a class; on the host, in float64. */
 void rsm_network_classify(const rsm_network *network, const float *pooled, double *logits);
 
-/* Allocates maps and scratch for slices of height x width (multiples of 8), with smaller bands where memory is short.
- * RESMAP_NO_DEVICE_MEMORY when bands of two rows do not fit. Freed before the network. */
-resmap_status rsm_plan_create(rsm_network *network, size_t height, size_t width, rsm_plan **plan);
+/* Allocates maps and scratch for up to `slices` slices of height x width (multiples of 8) at a time, with smaller bands where
+ * memory is short. RESMAP_NO_DEVICE_MEMORY when bands of two rows do not fit. Freed before the network. */
+resmap_status rsm_plan_create(rsm_network *network, size_t height, size_t width, size_t slices, rsm_plan **plan);
 /* The same plan for a network that shares the plan's, so that both give the same bits:
  * RESMAP_NO_DEVICE_MEMORY where there is no room for as large bands. */
 resmap_status rsm_plan_share(const rsm_plan *plan, rsm_network *network, rsm_plan **shared);
@@ -48,13 +51,13 @@ void rsm_plan_free(rsm_plan *plan);
 /* Rows a band at full resolution. */
 size_t rsm_plan_band_rows(const rsm_plan *plan);
 
-/* Runs the encoder on a dense height x width slice; the encoding stays in the plan's maps. pooled: the latent's mean over its
- * pixels, 8 * dim floats, or NULL. */
-resmap_status rsm_plan_encode(rsm_plan *plan, const float *slice, float *pooled);
-/* Runs the decoder on the present encoding, which it destroys, and adds the slice encoded. Output: height x width. */
+/* Runs the encoder on `count` dense slices, [count, height, width], at most the plan's; the encodings stay in the plan's
+ * maps. pooled: the means of the latents over their pixels, [count, 8 * dim], or NULL. */
+resmap_status rsm_plan_encode(rsm_plan *plan, const float *slices, size_t count, float *pooled);
+/* Runs the decoder on the present encodings, which it destroys, and adds the slices encoded. output: [count, height, width]. */
 resmap_status rsm_plan_decode(rsm_plan *plan, float *output);
 
-/* A copy of an encoding, so that slices can wait for the volume's decision. */
+/* A copy of the encoding of a plan for one slice, so that slices can wait for the volume's decision. */
 typedef struct rsm_encoding {
     rsm_buffer *device;          /* either here */
     float *host;                 /* or here; both NULL: none kept */

@@ -36,10 +36,10 @@ static void make_pattern(float *slice)
 static resmap_status run(rsm_network *net, const float *slice, const float *prompt, float *pooled, float *output)
 {
     rsm_plan *plan = NULL;
-    resmap_status status = rsm_plan_create(net, HEIGHT, WIDTH, &plan);
+    resmap_status status = rsm_plan_create(net, HEIGHT, WIDTH, 1, &plan);
 
     if (status == RESMAP_OK && prompt != NULL) status = rsm_network_set_prompt(net, prompt);
-    if (status == RESMAP_OK) status = rsm_plan_encode(plan, slice, pooled);
+    if (status == RESMAP_OK) status = rsm_plan_encode(plan, slice, 1, pooled);
     if (status == RESMAP_OK) status = rsm_plan_decode(plan, output);
     rsm_plan_free(plan);
     return status;

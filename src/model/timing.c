@@ -49,7 +49,7 @@ resmap_status rsm_bench_create(rsm_network *net, size_t height, size_t width, rs
         b->slice[i] = (float)(random[0] >> 8) / 16777216.0f;
     }
     RSM_TRY(set_prompt(net));
-    return rsm_plan_create(net, b->height, b->width, &b->plan);
+    return rsm_plan_create(net, b->height, b->width, 1, &b->plan);
 }
 
 void rsm_bench_clear(rsm_bench *b)
@@ -65,7 +65,7 @@ resmap_status rsm_bench_run(const rsm_bench *b, double *seconds)
 {
     double start = rsm_seconds();
 
-    RSM_TRY(rsm_plan_encode(b->plan, b->slice, b->pooled));
+    RSM_TRY(rsm_plan_encode(b->plan, b->slice, 1, b->pooled));
     RSM_TRY(rsm_plan_decode(b->plan, b->output));
     *seconds = rsm_seconds() - start;
     return RESMAP_OK;

@@ -366,7 +366,7 @@ static resmap_status run_with_bands(tuner *t, const rsm_variant *variant, double
     rsm_plan_free(b->plan);
     b->plan = NULL;
     rsm_tuned_set(t->device, RSM_TUNE_BANDS, variant);
-    RSM_TRY(rsm_plan_create(t->net, b->height, b->width, &b->plan));
+    RSM_TRY(rsm_plan_create(t->net, b->height, b->width, 1, &b->plan));
     return rsm_bench_run(b, seconds);
 }
 

@@ -11,7 +11,8 @@ struct rsm_view {
     rsm_plan *plan;
     size_t height, width, padded_height, padded_width;
     size_t tile_height, tile_width;   /* the plan's size; the padded slice's when not tiled */
-    float *padded, *result;           /* padded slice; decoded slice */
+    size_t slices, used;              /* that there is room for, one when tiled; that were encoded last */
+    float *padded, *result;           /* padded slices; decoded slices */
     float *tile, *weight;             /* one tile; the sum of the blending weights (NULL when not tiled) */
 };
 
@@ -47,7 +48,7 @@ static size_t tile_start(size_t index, size_t length, size_t tile)
     return start + tile > length ? length - tile : start;
 }
 
-static rsm_view *empty_view(rsm_network *net, size_t height, size_t width)
+static rsm_view *empty_view(rsm_network *net, size_t height, size_t width, size_t slices)
 {
     rsm_view *view = calloc(1, sizeof *view);
 
@@ -58,13 +59,14 @@ static rsm_view *empty_view(rsm_network *net, size_t height, size_t width)
     view->width = width;
     view->padded_height = view->tile_height = round_up(height);
     view->padded_width = view->tile_width = round_up(width);
+    view->slices = view->used = slices;
     return view;
 }
 
 /* The host's memory of a view that has its plan. */
 static resmap_status equip(rsm_view *view)
 {
-    size_t count = rsm_bytes(view->padded_height * view->padded_width, sizeof *view->padded);
+    size_t count = rsm_bytes(view->slices * view->padded_height * view->padded_width, sizeof *view->padded);
 
     view->padded = malloc(count);
     view->result = malloc(count);
@@ -75,15 +77,19 @@ static resmap_status equip(rsm_view *view)
     return view->tile == NULL || view->weight == NULL ? rsm_no_memory(view->env, count) : RESMAP_OK;
 }
 
-resmap_status rsm_view_create(rsm_network *net, size_t height, size_t width, rsm_view **result)
+resmap_status rsm_view_create(rsm_network *net, size_t height, size_t width, size_t slices, rsm_view **result)
 {
-    rsm_view *view = empty_view(net, height, width);
+    rsm_view *view = empty_view(net, height, width, slices);
     resmap_status status;
 
     if (view == NULL) return rsm_no_memory(rsm_device_env(rsm_network_device(net)), sizeof *view);
     for (;;) {
-        status = rsm_plan_create(net, view->tile_height, view->tile_width, &view->plan);
+        status = rsm_plan_create(net, view->tile_height, view->tile_width, view->slices, &view->plan);
         if (status != RESMAP_NO_DEVICE_MEMORY) break;
+        if (view->slices > 1) {
+            view->slices = view->used = view->slices / 2;
+            continue;
+        }
         if (view->tile_height <= SMALLEST_TILE && view->tile_width <= SMALLEST_TILE) break;
         if (view->tile_height >= view->tile_width) view->tile_height = round_up(view->tile_height / 2);
         else view->tile_width = round_up(view->tile_width / 2);
@@ -96,7 +102,7 @@ resmap_status rsm_view_create(rsm_network *net, size_t height, size_t width, rsm
 
 resmap_status rsm_view_share(const rsm_view *view, rsm_network *net, rsm_view **shared)
 {
-    rsm_view *second = empty_view(net, view->height, view->width);
+    rsm_view *second = empty_view(net, view->height, view->width, view->slices);
     resmap_status status;
 
     if (second == NULL) return rsm_no_memory(rsm_device_env(rsm_network_device(net)), sizeof *second);
@@ -118,6 +124,11 @@ void rsm_view_free(rsm_view *view)
     free(view->tile);
     free(view->weight);
     free(view);
+}
+
+size_t rsm_view_slices(const rsm_view *view)
+{
+    return view->slices;
 }
 
 int rsm_view_tiled(const rsm_view *view)
@@ -152,17 +163,22 @@ static resmap_status encode_tile(rsm_view *view, size_t top, size_t left, float 
     for (size_t y = 0; y < view->tile_height; y++)
         memcpy(view->tile + y * view->tile_width, view->padded + (top + y) * view->padded_width + left,
                view->tile_width * sizeof *view->tile);
-    return rsm_plan_encode(view->plan, view->tile, pooled);
+    return rsm_plan_encode(view->plan, view->tile, 1, pooled);
 }
 
-resmap_status rsm_view_encode(rsm_view *view, const float *slice, float *pooled)
+resmap_status rsm_view_encode(rsm_view *view, const float *slices, size_t slice_count, float *pooled)
 {
-    size_t count = rsm_network_pooled_count(view->net), top, left, t;
+    size_t count = rsm_network_pooled_count(view->net), pixels = view->padded_height * view->padded_width, top, left, t;
     float *one;
     resmap_status status = RESMAP_OK;
 
-    rsm_slice_pad(slice, view->height, view->width, view->padded, view->padded_height, view->padded_width);
-    if (!rsm_view_tiled(view)) return rsm_plan_encode(view->plan, view->padded, pooled);
+    if (slice_count == 0 || slice_count > view->slices)
+        return rsm_fail(view->env, RESMAP_INTERNAL, "network: %zu slices in a view of %zu", slice_count, view->slices);
+    view->used = slice_count;
+    for (size_t s = 0; s < slice_count; s++)
+        rsm_slice_pad(slices + s * view->height * view->width, view->height, view->width, view->padded + s * pixels,
+                      view->padded_height, view->padded_width);
+    if (!rsm_view_tiled(view)) return rsm_plan_encode(view->plan, view->padded, slice_count, pooled);
     if (pooled == NULL) return RESMAP_OK;   /* decoding encodes tile by tile */
     one = malloc(rsm_bytes(count, sizeof *one));
     if (one == NULL) return rsm_no_memory(view->env, count * sizeof *one);
@@ -213,8 +229,10 @@ static resmap_status decode_tiles(rsm_view *view)
 resmap_status rsm_view_decode(rsm_view *view, float *output)
 {
     RSM_TRY(rsm_view_tiled(view) ? decode_tiles(view) : rsm_plan_decode(view->plan, view->result));
-    for (size_t y = 0; y < view->height; y++)
-        memcpy(output + y * view->width, view->result + y * view->padded_width, view->width * sizeof *output);
+    for (size_t s = 0; s < view->used; s++)
+        for (size_t y = 0; y < view->height; y++)
+            memcpy(output + (s * view->height + y) * view->width, view->result + (s * view->padded_height + y) * view->padded_width,
+                   view->width * sizeof *output);
     return RESMAP_OK;
 }
 

@@ -65,24 +65,25 @@ static void reference_sums(rsm_map q, rsm_map k, size_t c, size_t heads, size_t 
     }
 }
 
-resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads,
+resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads, size_t slices,
                                  size_t count, rsm_vector sums, rsm_vector scratch, int accumulate)
 {
-    if (heads == 0 || channels % heads != 0 || channels == 0 || count == 0 || q.storage != k.storage) {
+    if (heads == 0 || channels % heads != 0 || channels == 0 || slices == 0 || count == 0 || q.storage != k.storage) {
         return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL,
                         "attention: %zu channels in %zu heads, %zu elements, or two storages", channels, heads,
                         count);
     }
     const size_t c = channels / heads, number = rsm_attention_sums_count(channels, heads);
-    RSM_TRY(rsm_check_map(device, "attention", q, channels, count));
-    RSM_TRY(rsm_check_map(device, "attention", k, channels, count));
-    RSM_TRY(rsm_check_vector(device, "attention", sums, number));
-    RSM_TRY(rsm_check_vector(device, "attention", scratch, rsm_attention_scratch(channels, heads, count)));
+    RSM_TRY(rsm_check_map(device, "attention", q, channels, slices * count));
+    RSM_TRY(rsm_check_map(device, "attention", k, channels, slices * count));
+    RSM_TRY(rsm_check_vector(device, "attention", sums, slices * number));
+    RSM_TRY(rsm_check_vector(device, "attention", scratch, slices * rsm_attention_scratch(channels, heads, count)));
     RSM_TRY(rsm_profile_next(device, "attention_partial", channels, heads,
-                             2 * ((double)channels * (double)c + 2 * (double)channels) * (double)count,
-                             2 * rsm_map_size(q, channels, count)));
+                             2 * ((double)channels * (double)c + 2 * (double)channels) * (double)(slices * count),
+                             2 * rsm_map_size(q, channels, slices * count)));
     if (rsm_device_is_reference(device)) {
-        reference_sums(q, k, c, heads, count, rsm_vector_host(sums), accumulate);
+        for (size_t s = 0; s < slices; s++, q.offset += count, k.offset += count)
+            reference_sums(q, k, c, heads, count, rsm_vector_host(sums) + s * number, accumulate);
         return RESMAP_OK;
     }
 
@@ -93,7 +94,7 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
     /* A CPU goes on along a row of tiles while the channels of q are in its cache. */
     const size_t span = cut.vector > 1 ? tiles : 1;
     const size_t groups = (tiles + span - 1) / span;
-    const size_t global[3] = {cut.local[0], tiles * groups, chunks * heads};
+    const size_t global[3] = {cut.local[0], tiles * groups, slices * chunks * heads};
     RSM_TRY(get_kernel(device, "attention_partial", &cut, tile, q.storage, &partial));
     const int at_once = chunks == 1 && !accumulate;      /* there is nothing to add up */
     RSM_TRY(RSM_RUN(device, partial, 3, global, cut.local, RSM_MAP(q), RSM_MAP(k),
@@ -101,11 +102,11 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
                     RSM_INT(c), RSM_INT(heads), RSM_INT(count), RSM_INT(groups), RSM_INT(span)));
     if (at_once) return RESMAP_OK;
     RSM_TRY(get_kernel(device, "attention_total", &cut, tile, q.storage, &total));
-    RSM_TRY(rsm_profile_next(device, "attention_total", channels, heads, (double)chunks * (double)number,
-                             (double)(chunks + 1) * (double)number));
+    RSM_TRY(rsm_profile_next(device, "attention_total", channels, heads, (double)(slices * chunks) * (double)number,
+                             (double)(slices * (chunks + 1)) * (double)number));
     const size_t run = cut.vector > 1 ? CPU_RUN : 1;
-    const size_t runs[1] = {(number + run - 1) / run};
-    return RSM_RUN(device, total, 1, runs, cut.local, RSM_VECTOR(scratch), RSM_VECTOR(sums), RSM_INT(number),
+    const size_t runs[2] = {(number + run - 1) / run, slices};
+    return RSM_RUN(device, total, 2, runs, cut.local, RSM_VECTOR(scratch), RSM_VECTOR(sums), RSM_INT(number),
                    RSM_INT(chunks), RSM_INT(accumulate != 0), RSM_INT(run));
 }
 
@@ -139,56 +140,62 @@ static void reference_fold(const double *w, const double *softmax, double *out, 
         }
 }
 
-/* out: the softmax matrices of the heads, one after the other. */
-static resmap_status soften(rsm_device *device, rsm_vector sums, rsm_vector temperature, rsm_vector out, size_t c, size_t heads)
+/* out: the softmax matrices of the slices' heads, one after the other. */
+static resmap_status soften(rsm_device *device, rsm_vector sums, rsm_vector temperature, rsm_vector out, size_t c, size_t heads,
+                            size_t slices)
 {
-    const size_t global[1] = {heads * c};
+    const size_t rows = slices * heads * c, global[1] = {rows}, number = rsm_attention_sums_count(heads * c, heads);
     rsm_kernel *kernel;
     size_t tile;
-    RSM_TRY(rsm_profile_next(device, "attention_softmax", heads * c, heads, 0, 2 * (double)heads * (double)c * (double)c));
+    RSM_TRY(rsm_profile_next(device, "attention_softmax", heads * c, heads, 0, 2 * (double)rows * (double)c));
     if (rsm_device_is_reference(device)) {
-        reference_softmax(rsm_vector_host(sums), rsm_vector_host(temperature), rsm_vector_host(out), c, heads);
+        for (size_t s = 0; s < slices; s++)
+            reference_softmax(rsm_vector_host(sums) + s * number, rsm_vector_host(temperature),
+                              rsm_vector_host(out) + s * heads * c * c, c, heads);
         return RESMAP_OK;
     }
     const rsm_cut cut = cut_of(device, &tile);
     RSM_TRY(get_kernel(device, "attention_softmax", &cut, tile, RSM_FP32, &kernel));
     return RSM_RUN(device, kernel, 1, global, cut.local, RSM_VECTOR(sums), RSM_VECTOR(temperature), RSM_VECTOR(out), RSM_INT(c),
-                   RSM_INT(heads));
+                   RSM_INT(heads), RSM_INT(rows));
 }
 
-/* Columns h * c ... of w times the softmax matrix of head h. */
-static resmap_status fold(rsm_device *device, rsm_vector w, rsm_vector softmax, rsm_vector out, size_t c, size_t heads)
+/* Columns h * c ... of w times the softmax matrix of head h, for each slice. */
+static resmap_status fold(rsm_device *device, rsm_vector w, rsm_vector softmax, rsm_vector out, size_t c, size_t heads,
+                          size_t slices)
 {
     const double channels = (double)heads * (double)c;
     rsm_kernel *kernel;
     size_t tile;
-    RSM_TRY(rsm_profile_next(device, "attention_fold", heads * c, heads, 2 * channels * channels * (double)c,
-                             (2 * channels + (double)c) * channels));
+    RSM_TRY(rsm_profile_next(device, "attention_fold", heads * c, heads, 2 * (double)slices * channels * channels * (double)c,
+                             (channels + (double)slices * (channels + (double)c)) * channels));
     if (rsm_device_is_reference(device)) {
-        reference_fold(rsm_vector_host(w), rsm_vector_host(softmax), rsm_vector_host(out), c, heads);
+        for (size_t s = 0; s < slices; s++)
+            reference_fold(rsm_vector_host(w), rsm_vector_host(softmax) + s * heads * c * c,
+                           rsm_vector_host(out) + s * heads * c * heads * c, c, heads);
         return RESMAP_OK;
     }
     const rsm_cut cut = cut_of(device, &tile);
-    const size_t global[2] = {cut.vector > 1 ? 1 : heads * c, heads * c};
+    const size_t global[3] = {cut.vector > 1 ? 1 : heads * c, heads * c, slices};
     RSM_TRY(get_kernel(device, "attention_fold", &cut, tile, RSM_FP32, &kernel));
-    return RSM_RUN(device, kernel, 2, global, cut.local, RSM_VECTOR(w), RSM_VECTOR(softmax), RSM_VECTOR(out), RSM_INT(c),
+    return RSM_RUN(device, kernel, 3, global, cut.local, RSM_VECTOR(w), RSM_VECTOR(softmax), RSM_VECTOR(out), RSM_INT(c),
                    RSM_INT(heads));
 }
 
 resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vector temperature,
                                    rsm_vector w, rsm_vector out, rsm_vector scratch, size_t channels,
-                                   size_t heads)
+                                   size_t heads, size_t slices)
 {
     if (heads == 0 || channels % heads != 0 || channels == 0) {
         return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "attention: %zu channels in %zu heads",
                         channels, heads);
     }
     const size_t c = channels / heads;
-    RSM_TRY(rsm_check_vector(device, "attention", sums, rsm_attention_sums_count(channels, heads)));
+    RSM_TRY(rsm_check_vector(device, "attention", sums, slices * rsm_attention_sums_count(channels, heads)));
     RSM_TRY(rsm_check_vector(device, "attention", temperature, heads));
     RSM_TRY(rsm_check_vector(device, "attention", w, channels * channels));
-    RSM_TRY(rsm_check_vector(device, "attention", out, channels * channels));
-    RSM_TRY(rsm_check_vector(device, "attention", scratch, channels * c));
-    RSM_TRY(soften(device, sums, temperature, scratch, c, heads));
-    return fold(device, w, scratch, out, c, heads);
+    RSM_TRY(rsm_check_vector(device, "attention", out, slices * channels * channels));
+    RSM_TRY(rsm_check_vector(device, "attention", scratch, slices * channels * c));
+    RSM_TRY(soften(device, sums, temperature, scratch, c, heads, slices));
+    return fold(device, w, scratch, out, c, heads, slices);
 }

@@ -45,8 +45,8 @@ static counts counts_of(rsm_tunable what)
     case RSM_TUNE_CLBLAST:       /* a plain product, then one of a layer norm */
         product_of(what, &m, &k);
         return (counts){k * COLUMNS, m * k + 2 * k, 2 * m * COLUMNS, k * COLUMNS, m * COLUMNS};
-    case RSM_TUNE_DEPTHWISE: return (counts){CHANNELS * input, 9 * CHANNELS, CHANNELS * output, 0, 0};
-    case RSM_TUNE_GATE: return (counts){2 * CHANNELS * input, 2 * 9 * CHANNELS, CHANNELS * output, 0, 0};
+    case RSM_TUNE_DEPTHWISE: return (counts){CHANNELS * input, 9 * CHANNELS, CHANNELS * output, WIDTH, 0};
+    case RSM_TUNE_GATE: return (counts){2 * CHANNELS * input, 2 * 9 * CHANNELS, CHANNELS * output, WIDTH, 0};
     case RSM_TUNE_LAYER_NORM:
         return (counts){NORM_CHANNELS * COLUMNS, 2 * NORM_CHANNELS, NORM_CHANNELS * COLUMNS, 0, 0};
     case RSM_TUNE_ATTENTION:     /* the sums, then the matrix */
@@ -72,6 +72,8 @@ static resmap_status run(rsm_device *device, rsm_tunable what, int with_bias, rs
     const rsm_map normal = {scratch, 0, COLUMNS, RSM_FP32};
     const rsm_map q = {x, 0, PIXELS, RSM_FP32}, k_map = {x, HEADS * HEAD * PIXELS, PIXELS, RSM_FP32};
     const rsm_vector weight = {w, 0}, none = {NULL, 0};
+    const rsm_map zeros = {scratch, 0, WIDTH, RSM_FP32}, band = {x, WIDTH, (ROWS + 2) * WIDTH, RSM_FP32};
+    const rsm_rows rows = {1, ROWS, WIDTH, 1, 0};
     size_t m, k, n = HEADS * HEAD, sums = rsm_attention_sums_count(n, HEADS);
 
     switch (what) {
@@ -86,16 +88,20 @@ static resmap_status run(rsm_device *device, rsm_tunable what, int with_bias, rs
         return rsm_norm_conv1x1(device, (rsm_vector){w, m * k}, with_bias ? (rsm_vector){w, m * k + k} : none,
                                 weight, in, normal, (rsm_map){y, m * COLUMNS, COLUMNS, RSM_FP32},
                                 k < MOST_NORM ? k : MOST_NORM, m, COLUMNS);
-    case RSM_TUNE_DEPTHWISE: return rsm_depthwise3x3(device, input, weight, output, CHANNELS, ROWS, WIDTH);
-    case RSM_TUNE_GATE: return rsm_depthwise3x3_gate(device, input, weight, output, CHANNELS, ROWS, WIDTH);
+    case RSM_TUNE_DEPTHWISE:
+        RSM_TRY(rsm_fill_zero(device, zeros, 1, WIDTH));
+        return rsm_depthwise3x3(device, band, weight, output, zeros, CHANNELS, rows);
+    case RSM_TUNE_GATE:
+        RSM_TRY(rsm_fill_zero(device, zeros, 1, WIDTH));
+        return rsm_depthwise3x3_gate(device, band, weight, output, zeros, CHANNELS, rows);
     case RSM_TUNE_LAYER_NORM:
         return rsm_layer_norm(device, in, weight, with_bias ? (rsm_vector){w, NORM_CHANNELS} : none, out,
                               NORM_CHANNELS, COLUMNS);
     case RSM_TUNE_ATTENTION:
-        RSM_TRY(rsm_attention_sums(device, q, k_map, n, HEADS, PIXELS, (rsm_vector){y, 0},
+        RSM_TRY(rsm_attention_sums(device, q, k_map, n, HEADS, 1, PIXELS, (rsm_vector){y, 0},
                                    (rsm_vector){scratch, n * HEAD}, 0));
         return rsm_attention_matrix(device, (rsm_vector){y, 0}, weight, (rsm_vector){w, HEADS},
-                                    (rsm_vector){y, sums}, (rsm_vector){scratch, 0}, n, HEADS);
+                                    (rsm_vector){y, sums}, (rsm_vector){scratch, 0}, n, HEADS, 1);
     case RSM_TUNE_CONV_THIN:
     case RSM_TUNE_CONV:
         return rsm_conv3x3(device, input, weight, output, (rsm_vector){scratch, 0}, CONV_IN, conv_out(what),

@@ -9,11 +9,14 @@
 #define CPU_GATE_ROWS 1
 #define CPU_ITEM_ROWS 16
 
-static double convolve(const double *x, const double *w, size_t width, size_t r, size_t p)
+/* x: the slice; row r of it. */
+static double convolve(const double *x, const double *w, rsm_rows size, size_t r, size_t p)
 {
+    const size_t width = size.width;
     double sum = 0;
     for (size_t i = 0; i < 3; i++) {
-        const double *row = x + (r + i) * width;
+        if ((r + i == 0 && !size.above) || (r + i == size.rows + 1 && !size.below)) continue;
+        const double *row = x + r * width + i * width - width;
         if (p > 0) sum += row[p - 1] * w[3 * i];
         sum += row[p] * w[3 * i + 1];
         if (p + 1 < width) sum += row[p + 1] * w[3 * i + 2];
@@ -21,98 +24,105 @@ static double convolve(const double *x, const double *w, size_t width, size_t r,
     return sum;
 }
 
-static void reference(rsm_map x, rsm_vector w, rsm_map y, size_t channels, size_t rows, size_t width)
+static void reference(rsm_map x, rsm_vector w, rsm_map y, size_t channels, rsm_rows size)
 {
+    const size_t width = size.width, pixels = size.rows * width;
     for (size_t c = 0; c < channels; c++)
-        for (size_t r = 0; r < rows; r++)
-            for (size_t p = 0; p < width; p++)
-                rsm_map_host(y, c)[r * width + p] =
-                    convolve(rsm_map_host(x, c), rsm_vector_host(w) + 9 * c, width, r, p);
+        for (size_t s = 0; s < size.slices; s++) {
+            const double *from = rsm_map_host(x, c) + s * pixels;
+            double *to = rsm_map_host(y, c) + s * pixels;
+            for (size_t i = 0; i < pixels; i++) to[i] = convolve(from, rsm_vector_host(w) + 9 * c, size, i / width, i % width);
+        }
 }
 
-static void reference_gate(rsm_map x, rsm_vector w, rsm_map y, size_t hidden, size_t rows, size_t width)
+static void reference_gate(rsm_map x, rsm_vector w, rsm_map y, size_t hidden, rsm_rows size)
 {
+    const size_t width = size.width, pixels = size.rows * width;
     for (size_t c = 0; c < hidden; c++)
-        for (size_t r = 0; r < rows; r++)
-            for (size_t p = 0; p < width; p++) {
-                const size_t other = c + hidden;
-                const double gate = convolve(rsm_map_host(x, c), rsm_vector_host(w) + 9 * c, width, r, p);
-                const double value =
-                    convolve(rsm_map_host(x, other), rsm_vector_host(w) + 9 * other, width, r, p);
-                rsm_map_host(y, c)[r * width + p] = 0.5 * gate * (1 + erf(gate / sqrt(2.0))) * value;
+        for (size_t s = 0; s < size.slices; s++) {
+            const size_t other = c + hidden;
+            const double *from = rsm_map_host(x, c) + s * pixels, *other_from = rsm_map_host(x, other) + s * pixels;
+            double *to = rsm_map_host(y, c) + s * pixels;
+            for (size_t i = 0; i < pixels; i++) {
+                const double gate = convolve(from, rsm_vector_host(w) + 9 * c, size, i / width, i % width);
+                const double value = convolve(other_from, rsm_vector_host(w) + 9 * other, size, i / width, i % width);
+                to[i] = 0.5 * gate * (1 + erf(gate / sqrt(2.0))) * value;
             }
+        }
 }
 
-static resmap_status check(rsm_device *device, const char *what, rsm_map x, rsm_vector w, rsm_map y,
-                           size_t c_in, size_t c_out, size_t rows, size_t width)
+static resmap_status check(rsm_device *device, const char *what, rsm_map x, rsm_vector w, rsm_map y, rsm_map zeros,
+                           size_t c_in, size_t c_out, rsm_rows size)
 {
-    rsm_map last = x;
-    last.offset += (c_in - 1) * x.plane;
-    RSM_TRY(rsm_check_map(device, what, x, c_in, (rows + 1) * width));
-    RSM_TRY(rsm_check_map(device, what, last, 1, (rows + 2) * width));
-    RSM_TRY(rsm_check_map(device, what, y, c_out, rows * width));
+    const size_t count = size.slices * size.rows * size.width;
+    const size_t above = size.above ? size.width : 0, below = size.below ? size.width : 0;
+    rsm_map all = x;
+    if ((above + below > 0 && size.slices > 1) || x.offset < above || zeros.storage != x.storage)
+        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL,
+                        "%s: slices that go on, rows before the buffer, or zeros of another storage", what);
+    all.offset -= above;
+    RSM_TRY(rsm_check_map(device, what, all, c_in, above + count + below));
+    RSM_TRY(rsm_check_map(device, what, y, c_out, count));
+    RSM_TRY(rsm_check_map(device, what, zeros, 1, size.width));
     return rsm_check_vector(device, what, w, 9 * c_in);
 }
 
 /* *cut, *item_rows, the global size and the kernel. cpu_rows: ROWS on CPUs. */
 static resmap_status prepare(rsm_device *device, rsm_tunable tunable, const char *name, size_t channels,
-                             size_t rows, size_t width, int cpu_rows, rsm_cut *cut, size_t *item_rows,
+                             rsm_rows size, int cpu_rows, rsm_cut *cut, size_t *item_rows,
                              size_t global[3], rsm_storage x, rsm_storage y, rsm_kernel **kernel)
 {
     char options[64];
     const rsm_variant *tuned = rsm_tuned(device, tunable);
-    *cut = rsm_cut_tuned(device, tuned, width);
+    *cut = rsm_cut_tuned(device, tuned, size.width);
     const int cpu = cut->columns == 1;
     const int held = tuned && tuned->values[2] ? tuned->values[2] : cpu ? cpu_rows : ROWS;
     *item_rows = cpu ? tuned && tuned->values[3] ? (size_t)tuned->values[3] : CPU_ITEM_ROWS : (size_t)held;
     global[0] = cut->columns;
-    global[1] = (rows + *item_rows - 1) / *item_rows;
+    global[1] = size.slices * ((size.rows + *item_rows - 1) / *item_rows);
     global[2] = channels;
     snprintf(options, sizeof options, "-DROWS=%d -DX_TYPE=%s -DY_TYPE=%s", held, rsm_storage_type(x),
              rsm_storage_type(y));
     return rsm_cut_kernel(device, "depthwise3x3", name, cut, options, kernel);
 }
 
-resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t channels,
-                               size_t rows, size_t width)
+resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_map zeros, size_t channels,
+                               rsm_rows size)
 {
     rsm_cut cut;
     rsm_kernel *kernel;
-    size_t item_rows, global[3];
-    if (channels == 0 || rows == 0 || width == 0) return RESMAP_OK;
-    RSM_TRY(check(device, "depthwise convolution", x, w, y, channels, channels, rows, width));
-    RSM_TRY(rsm_profile_next(device, "depthwise3x3", channels, 0,
-                             18 * (double)channels * (double)rows * (double)width,
-                             rsm_map_size(x, channels, (rows + 2) * width)
-                             + rsm_map_size(y, channels, rows * width)));
+    size_t item_rows, global[3], count = size.slices * size.rows * size.width;
+    if (channels == 0 || count == 0) return RESMAP_OK;
+    RSM_TRY(check(device, "depthwise convolution", x, w, y, zeros, channels, channels, size));
+    RSM_TRY(rsm_profile_next(device, "depthwise3x3", channels, 0, 18 * (double)channels * (double)count,
+                             rsm_map_size(x, channels, count) + rsm_map_size(y, channels, count)));
     if (rsm_device_is_reference(device)) {
-        reference(x, w, y, channels, rows, width);
+        reference(x, w, y, channels, size);
         return RESMAP_OK;
     }
-    RSM_TRY(prepare(device, RSM_TUNE_DEPTHWISE, "depthwise3x3", channels, rows, width, ROWS, &cut, &item_rows,
+    RSM_TRY(prepare(device, RSM_TUNE_DEPTHWISE, "depthwise3x3", channels, size, ROWS, &cut, &item_rows,
                     global, x.storage, y.storage, &kernel));
-    return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_INT(rows),
-                   RSM_INT(width), RSM_INT(item_rows));
+    return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_VECTOR(zeros),
+                   RSM_INT(size.rows), RSM_INT(size.width), RSM_INT(size.above), RSM_INT(size.below), RSM_INT(item_rows));
 }
 
-resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t hidden,
-                                    size_t rows, size_t width)
+resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_map zeros, size_t hidden,
+                                    rsm_rows size)
 {
     rsm_cut cut;
     rsm_kernel *kernel;
-    size_t item_rows, global[3];
-    if (hidden == 0 || rows == 0 || width == 0) return RESMAP_OK;
-    RSM_TRY(check(device, "gate", x, w, y, 2 * hidden, hidden, rows, width));
-    RSM_TRY(rsm_profile_next(device, "depthwise3x3_gate", hidden, 0,
-                             36 * (double)hidden * (double)rows * (double)width,
-                             rsm_map_size(x, 2 * hidden, (rows + 2) * width)
-                             + rsm_map_size(y, hidden, rows * width)));
+    size_t item_rows, global[3], count = size.slices * size.rows * size.width;
+    if (hidden == 0 || count == 0) return RESMAP_OK;
+    RSM_TRY(check(device, "gate", x, w, y, zeros, 2 * hidden, hidden, size));
+    RSM_TRY(rsm_profile_next(device, "depthwise3x3_gate", hidden, 0, 36 * (double)hidden * (double)count,
+                             rsm_map_size(x, 2 * hidden, count) + rsm_map_size(y, hidden, count)));
     if (rsm_device_is_reference(device)) {
-        reference_gate(x, w, y, hidden, rows, width);
+        reference_gate(x, w, y, hidden, size);
         return RESMAP_OK;
     }
-    RSM_TRY(prepare(device, RSM_TUNE_GATE, "depthwise3x3_gate", hidden, rows, width, CPU_GATE_ROWS, &cut,
+    RSM_TRY(prepare(device, RSM_TUNE_GATE, "depthwise3x3_gate", hidden, size, CPU_GATE_ROWS, &cut,
                     &item_rows, global, x.storage, y.storage, &kernel));
-    return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y),
-                   RSM_INT(hidden), RSM_INT(rows), RSM_INT(width), RSM_INT(item_rows));
+    return RSM_RUN(device, kernel, 3, global, cut.local, RSM_MAP(x), RSM_VECTOR(w), RSM_MAP(y), RSM_VECTOR(zeros),
+                   RSM_INT(hidden), RSM_INT(size.rows), RSM_INT(size.width), RSM_INT(size.above), RSM_INT(size.below),
+                   RSM_INT(item_rows));
 }

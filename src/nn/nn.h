@@ -40,30 +40,37 @@ resmap_status rsm_layer_norm(rsm_device *device, rsm_map x, rsm_vector weight, r
 resmap_status rsm_norm_conv1x1(rsm_device *device, rsm_vector weight, rsm_vector bias, rsm_vector w, rsm_map x, rsm_map normal,
                                rsm_map y, size_t c_in, size_t c_out, size_t count);
 
-/* Depthwise 3x3: y has `rows` rows, x has rows + 2 (one above, one below, zeros where the image ends; the one below a channel
- * may be the one above the next: a plane of (rows + 1) * width will do); left and right are padded with zeros here. w:
- * [channels, 3, 3]. x and y of either storage. y may not overlap x. */
-resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t channels, size_t rows,
-                               size_t width);
+/* What a depthwise convolution works on: `slices` slices of rows x width, one after the other in each channel, each with
+ * zeros around it; or a band of one slice, of which x has the row above (below), too, before its offset (after its rows). */
+typedef struct rsm_rows {
+    size_t slices, rows, width;
+    int above, below;
+} rsm_rows;
+
+/* Depthwise 3x3. w: [channels, 3, 3]. x and y of either storage. zeros: `width` of them, in x's storage, to be read where a
+ * slice ends. y may not overlap x. */
+resmap_status rsm_depthwise3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_map zeros, size_t channels,
+                               rsm_rows size);
 
 /* The gate of the feed-forward (GDFN): y[c] = gelu(d[c]) * d[c + hidden], d = depthwise 3x3 of the 2 * hidden channels of x
  * (as above), gelu by erf. x and y of either storage. */
-resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, size_t hidden, size_t rows,
-                                    size_t width);
+resmap_status rsm_depthwise3x3_gate(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_map zeros, size_t hidden,
+                                    rsm_rows size);
 
-/* Attention statistics (MDTA): for each head h and its c = channels / heads channels, adds to `sums` (heads blocks of c * c
- * + 2 * c: Q K^T row-major, then Σq², then Σk²) the sums over `count` elements of q and k. sums is overwritten when
- * !accumulate. `scratch`: a buffer region of at least rsm_attention_scratch(...) elements. Fixed summation order. q and k
- * of either storage, the same. */
-size_t rsm_attention_sums_count(size_t channels, size_t heads);
+/* Attention statistics (MDTA): for each slice, each head h and its c = channels / heads channels, adds to `sums` (slices *
+ * heads blocks of c * c + 2 * c: Q K^T row-major, then Σq², then Σk²) the sums over the slice's `count` elements of q and k; the
+ * slices lie one after the other in each channel. sums is overwritten when !accumulate. `scratch`: a buffer region of at
+ * least rsm_attention_scratch(...) elements for each slice. Fixed summation order. q and k of either storage, the same. */
+size_t rsm_attention_sums_count(size_t channels, size_t heads);      /* of a slice */
 size_t rsm_attention_scratch(size_t channels, size_t heads, size_t count);
-resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads, size_t count,
-                                 rsm_vector sums, rsm_vector scratch, int accumulate);
+resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_t channels, size_t heads, size_t slices,
+                                 size_t count, rsm_vector sums, rsm_vector scratch, int accumulate);
 
-/* out[C, C] = w[C, C] * blockdiag over heads of softmax_row(temperature[h] * QK^T / (max(|q|, 1e-12) max(|k|, 1e-12))): the
- * attention and the output projection as one matrix to be applied to v. `scratch`: C * (C / heads) elements. */
+/* out[C, C] = w[C, C] * blockdiag over heads of softmax_row(temperature[h] * QK^T / (max(|q|, 1e-12) max(|k|, 1e-12))), for
+ * each slice: the attention and the output projection as one matrix to be applied to its v. `scratch`: C * (C / heads)
+ * elements for each. */
 resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vector temperature, rsm_vector w, rsm_vector out,
-                                   rsm_vector scratch, size_t channels, size_t heads);
+                                   rsm_vector scratch, size_t channels, size_t heads, size_t slices);
 
 /* 3x3 convolution, zero padding, of the rows first_row … first_row + rows - 1 of an image of `height` x `width` whose whole
  * map is x: y (count = rows * width elements a channel), which may not overlap x. w: [c_out, c_in, 3, 3]. scratch:
