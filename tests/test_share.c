@@ -23,6 +23,7 @@ typedef struct job {
     resmap_status failure;
     int by_owner;                /* piece i is sharer i % count's first */
     int cancel_after;            /* so many reports of progress; 0: never */
+    double units;                /* of a piece */
     /* Written without a lock: each only by one thread at a time, or the sharing is wrong and
      * -fsanitize=thread says so. */
     size_t taken[SHARERS];
@@ -90,6 +91,7 @@ static void begin(job *j, size_t count)
     j->count = count;
     j->caller = pthread_self();
     j->failure = RESMAP_DEVICE_FAILED;
+    j->units = 1;
     j->env.log = log_line;
     j->env.progress = progress;
     j->env.log_data = j->env.progress_data = j;
@@ -101,7 +103,7 @@ static void begin(job *j, size_t count)
 
 static resmap_status share(job *j)
 {
-    const rsm_work work = {"work", PIECES, run, rank, j};
+    const rsm_work work = {"work", PIECES, j->units, run, rank, j};
 
     return rsm_share(&j->env, &work, j->sharers, j->count);
 }
@@ -294,6 +296,20 @@ START_TEST(one_left)
 }
 END_TEST
 
+/* What a sharer is known to take is for a unit, so that pieces of another size later on can be compared. */
+START_TEST(units)
+{
+    static job j;
+
+    begin(&j, 2);
+    j.microseconds[0] = j.microseconds[1] = 8000;
+    j.units = 4;
+    ck_assert_int_eq(share(&j), RESMAP_OK);
+    for (int i = 0; i < 2; i++) ck_assert(j.sharers[i].done == 0 || (j.sharers[i].quickest >= 0.002 && j.sharers[i].quickest < 0.008));
+    ck_assert(j.sharers[0].done + j.sharers[1].done == PIECES - 1);
+}
+END_TEST
+
 /* What is no device's fault would fail everywhere. */
 START_TEST(hopeless_failure)
 {
@@ -362,6 +378,7 @@ int main(void)
     tcase_add_test(tests, others_step_in);
     tcase_add_test(tests, all_fail);
     tcase_add_test(tests, one_left);
+    tcase_add_test(tests, units);
     tcase_add_test(tests, hopeless_failure);
     tcase_add_test(tests, cancelled);
     tcase_add_test(tests, worth);

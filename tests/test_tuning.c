@@ -81,7 +81,7 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
         idled++;
         return clEnqueueMarkerWithWaitList(queue, waits, wait, event);
     }
-    if (threads_fault == IDLES && second_queue != NULL) usleep(50);
+    if (threads_fault == IDLES && second_queue != NULL) usleep(200);
     return function(queue, kernel, dims, offset, global, local, waits, wait, event);
 }
 

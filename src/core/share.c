@@ -71,9 +71,9 @@ static size_t choose(const pool *p, size_t sharer)
     return best;
 }
 
-static void finish(rsm_sharer *sharer, double seconds)
+static void finish(rsm_sharer *sharer, double seconds, double units)
 {
-    if (sharer->done++ == 0 || seconds < sharer->quickest) sharer->quickest = seconds;
+    if (sharer->done++ == 0 || seconds / units < sharer->quickest) sharer->quickest = seconds / units;
 }
 
 static void fail(pool *p, resmap_status status, const rsm_env *culprit)
@@ -118,7 +118,7 @@ static void *drive(void *argument)
         p->taken--;
         if (status == RESMAP_OK) {
             p->states[piece] = DONE;
-            finish(self, rsm_seconds() - start);
+            finish(self, rsm_seconds() - start, p->work->units);
         } else {
             p->states[piece] = WAITING;
             p->left++;

@@ -10,12 +10,13 @@ typedef struct rsm_sharer {
                                   * caller's */
     int lost;                    /* it failed, and takes nothing more */
     size_t done;                 /* pieces finished */
-    double quickest;             /* seconds of the quickest: others may have built kernels first */
+    double quickest;             /* seconds for each unit of the quickest: others may have built kernels first */
 } rsm_sharer;
 
 typedef struct rsm_work {
     const char *what;            /* for the progress callback */
     size_t pieces;
+    double units;                /* of work in a piece, alike in all uses of a sharer */
     /* Does one piece; nobody else has it. */
     resmap_status (*run)(void *data, size_t sharer, size_t piece);
     /* Pieces of the lowest rank are taken first, in order; below 0: not to be done. Ranks may not change
@@ -30,7 +31,7 @@ typedef struct rsm_work {
  * lost with a warning, and its piece is done by another; the error is the last sharer's. */
 resmap_status rsm_share(rsm_env *env, const rsm_work *work, rsm_sharer *sharers, size_t count);
 
-/* Whether `sharer` should take one of `left` pieces: not when the others would have finished all of them by
+/* Whether `sharer` should take one of `left` pieces of equal size: not when the others would have finished all of them by
  * the time that it takes for one. */
 int rsm_share_worth(const rsm_sharer *sharers, size_t count, size_t sharer, size_t left);
 

@@ -538,7 +538,7 @@ static resmap_status sink_flush(sink *out, int last)
         sharers[count].env = &out->envs[count];
         count++;
     } while (out->filled > count * CHUNK);
-    const rsm_work work = {"write", count, deflate_piece, any_piece, out};
+    const rsm_work work = {"write", count, 1, deflate_piece, any_piece, out};
     resmap_status status = rsm_share(&leader, &work, sharers, count);
     if (status != RESMAP_OK)
         return rsm_fail(out->env, status, "%s", count > 1 ? leader.error : out->envs[0].error);

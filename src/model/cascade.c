@@ -13,8 +13,9 @@
 /* Most host memory in which slices' encodings wait for the volume's decision; beyond it slices are encoded again. */
 static const uint64_t HOST_CAP = (uint64_t)2 << 30;
 
-/* Most shrunken views that go through the network at once: one of them keeps few devices busy. */
-enum { MOST_TOGETHER = 16 };
+/* Most shrunken views that go through the network at once: one of them keeps few devices busy. At least so many batches
+ * are made, for as many workers; how many workers there are decides nothing, as their number must not show in the output. */
+enum { MOST_TOGETHER = 16, LEAST_BATCHES = RSM_MOST_WORKERS };
 
 enum { DEFAULT_STEPS = 3, NOBODY = -1 };
 
@@ -31,7 +32,7 @@ typedef struct worker {
     rsm_view *full, *shrunken;   /* shrunken: NULL unless the model asks for it */
     float *slice, *slice_mask, *result, *pooled, *prompt;
     float *small, *small_result; /* of a batch */
-    size_t batched;              /* slices restored in batches */
+    size_t restored;             /* slices, in batches */
     int prompt_class;            /* of the prompt set last, -1: none */
     uint64_t prompt_draw;
     place worst_place;
@@ -63,8 +64,8 @@ typedef struct cascade {
     rsm_encoding *encodings;     /* of the full views */
     int *owners;                 /* the first worker on the device that has them; NOBODY: there are none */
     unsigned char *stopped;      /* deciding by slice: slices found clean */
-    size_t batch;                /* shrunken views that go through the network at once */
-    size_t *listed, listed_count;   /* slices of this round's batches, in order */
+    size_t most_together;        /* shrunken views that all devices have room for at once */
+    size_t *listed, listed_count, batch;   /* slices of this round's batches, in order; of a batch */
     float *shrunken_pooled;      /* slices x pooled: of the shrunken views */
     int *shrunken_classes;       /* what this step restores of slices by their shrunken views; -1: of others */
     double *ratios;              /* slices x shrunken pixels: this pass's fields, 0 off the foreground; or NULL */
@@ -353,7 +354,7 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
                                 int (*rank)(const void *, size_t, size_t))
 {
     char text[64];
-    rsm_work work = {text, c->slicing.slices, run, rank, c};
+    rsm_work work = {text, c->slicing.slices, 1, run, rank, c};
 
     snprintf(text, sizeof text, "step %d: %s", c->step + 1, what);
     return rsm_share(c->env, &work, c->sharers, c->worker_count);
@@ -393,19 +394,25 @@ static resmap_status apply_volume_field(cascade *c, double *spread)
 
 /* ---- Shrunken views, in batches ----------------------------------------------------------------------------- */
 
+static const char RESTORE_SHRUNKEN[] = "restore shrunken slices";
+
 /* Does `run` on batches of the slices whose rank is not negative. */
 static resmap_status each_batch(cascade *c, const char *what, resmap_status (*run)(void *, size_t, size_t),
                                 int (*rank)(const void *, size_t, size_t))
 {
     char text[64];
-    rsm_work work = {text, 0, run, any_slice, c};
+    rsm_work work = {text, 0, 0, run, any_slice, c};
     resmap_status status;
 
     c->listed_count = 0;
     for (size_t s = 0; s < c->slicing.slices; s++)
         if (rank(c, 0, s) >= 0) c->listed[c->listed_count++] = s;
     if (c->listed_count == 0) return RESMAP_OK;
+    work.pieces = (c->listed_count + c->most_together - 1) / c->most_together;
+    if (work.pieces < LEAST_BATCHES) work.pieces = LEAST_BATCHES;
+    c->batch = (c->listed_count + work.pieces - 1) / work.pieces;
     work.pieces = (c->listed_count + c->batch - 1) / c->batch;
+    work.units = (double)c->batch;
     snprintf(text, sizeof text, "step %d: %s", c->step + 1, what);
     for (size_t i = 0; i < c->worker_count; i++) c->batch_sharers[i].lost = c->sharers[i].lost;
     status = rsm_share(c->env, &work, c->batch_sharers, c->worker_count);
@@ -505,7 +512,6 @@ static resmap_status restore_together(worker *w, const size_t *slices, size_t co
             if (!isfinite(w->small_result[k * shrunken_count(c) + p])) return not_finite(w, slices[k]);
         RSM_TRY(fits_field(c) ? note_field(w, slices[k], k) : apply_own_field(w, slices[k], k));
     }
-    w->batched += count;
     return RESMAP_OK;
 }
 
@@ -523,6 +529,7 @@ static resmap_status restore_batch(void *data, size_t i, size_t piece)
             together++;
         RSM_TRY(restore_together(&c->workers[i], slices + k, together));
     }
+    c->workers[i].restored += count;
     return RESMAP_OK;
 }
 
@@ -540,14 +547,14 @@ static resmap_status restore_shrunken(cascade *c)
 {
     double spread, rest;
 
-    if (!fits_field(c)) return each_batch(c, "restore", restore_batch, by_shrunken);
+    if (!fits_field(c)) return each_batch(c, RESTORE_SHRUNKEN, restore_batch, by_shrunken);
     memset(c->ratios, 0, c->slicing.slices * shrunken_count(c) * sizeof *c->ratios);
-    RSM_TRY(each_batch(c, "restore", restore_batch, by_shrunken));
+    RSM_TRY(each_batch(c, RESTORE_SHRUNKEN, restore_batch, by_shrunken));
     if (c->listed_count == 0) return RESMAP_OK;
     RSM_TRY(apply_volume_field(c, &spread));
     for (; spread >= RSM_FIELD_STRONG && c->passes < (int)c->config->field_passes; c->passes++) {
         RSM_TRY(measure(c, NULL));
-        RSM_TRY(each_batch(c, "restore", restore_batch, by_shrunken));
+        RSM_TRY(each_batch(c, RESTORE_SHRUNKEN, restore_batch, by_shrunken));
         RSM_TRY(apply_volume_field(c, &rest));
     }
     return RESMAP_OK;
@@ -755,14 +762,14 @@ static resmap_status run_volume(cascade *c, int classify_only, resmap_volume_rep
 static resmap_status equip(worker *w)
 {
     const cascade *c = w->cascade;
-    size_t pixels = slice_pixels(c), small = c->batch * shrunken_count(c);
+    size_t pixels = slice_pixels(c), small = c->most_together * shrunken_count(c);
 
     w->slice = malloc(rsm_bytes(pixels, sizeof(float)));
     w->slice_mask = malloc(rsm_bytes(pixels, sizeof(float)));
     w->result = malloc(rsm_bytes(pixels, sizeof(float)));
     w->small = malloc(rsm_bytes(small + 1, sizeof(float)));
     w->small_result = malloc(rsm_bytes(small + 1, sizeof(float)));
-    w->pooled = malloc(rsm_bytes((1 + c->batch) * rsm_network_pooled_count(w->net), sizeof(float)));   /* of a batch, or two views */
+    w->pooled = malloc(rsm_bytes((1 + c->most_together) * rsm_network_pooled_count(w->net), sizeof(float)));   /* of a batch, or two views */
     w->prompt = malloc(rsm_bytes(c->config->text_dim + 1, sizeof(float)));
     if (w->slice == NULL || w->slice_mask == NULL || w->result == NULL || w->small == NULL ||
         w->small_result == NULL || w->pooled == NULL || w->prompt == NULL)
@@ -854,13 +861,14 @@ static resmap_status check_finite(const cascade *c, const float *volume)
 
 static resmap_status make_views(worker *w)
 {
-    cascade *c = w->cascade;
+    const cascade *c = w->cascade;
 
-    if (c->shrunken_pixels > 0) {
-        RSM_TRY(rsm_view_create(w->net, c->shrunken_height, c->shrunken_width, c->batch, &w->shrunken));
-        if (rsm_view_slices(w->shrunken) < c->batch) c->batch = rsm_view_slices(w->shrunken);
-    }
-    return rsm_view_create(w->net, c->slicing.height, c->slicing.width, 1, &w->full);
+    if (c->shrunken_pixels > 0) RSM_TRY(rsm_view_create(w->net, c->shrunken_height, c->shrunken_width, 1, &w->shrunken));
+    RSM_TRY(rsm_view_create(w->net, c->slicing.height, c->slicing.width, 1, &w->full));
+    if (w->shrunken == NULL || c->most_together == 1) return RESMAP_OK;
+    rsm_view_free(w->shrunken);  /* batches may have what the others have left */
+    w->shrunken = NULL;
+    return rsm_view_create(w->net, c->shrunken_height, c->shrunken_width, c->most_together, &w->shrunken);
 }
 
 static size_t tile_pixels(const worker *w)
@@ -942,8 +950,8 @@ static resmap_status make_all_views(cascade *c)
         c->shrunken_pixels = c->config->class_pixels[k];
     if (c->shrunken_pixels > 0)
         rsm_shrunken_size(height, width, c->shrunken_pixels, &c->shrunken_height, &c->shrunken_width);
-    c->batch = (c->slicing.slices + c->worker_count - 1) / c->worker_count;
-    if (c->batch > MOST_TOGETHER) c->batch = MOST_TOGETHER;
+    c->most_together = (c->slicing.slices + LEAST_BATCHES - 1) / LEAST_BATCHES;
+    if (c->most_together > MOST_TOGETHER) c->most_together = MOST_TOGETHER;
     for (size_t i = 0; i < c->worker_count && is_first(c, i); i++) {
         worker *w = &c->workers[i];
         resmap_status made = explain_memory(w, make_views(w));
@@ -965,6 +973,8 @@ static resmap_status make_all_views(cascade *c)
                      "device %s: has no memory for tiles as large as others'",
                      rsm_device_info(rsm_network_device(w->net))->name);
             leave_out(c, i, w->env->error);
+        } else if (w->shrunken != NULL && rsm_view_slices(w->shrunken) < c->most_together) {
+            c->most_together = rsm_view_slices(w->shrunken);
         }
     }
     return make_further_views(c);
@@ -1067,7 +1077,7 @@ static void describe_work(const cascade *c, int classify_only, resmap_report *re
 
     for (size_t i = 0; i < c->worker_count; i++) {
         resmap_device_report *d = &report->devices[c->workers[i].first];
-        d->slices += c->sharers[i].done + c->workers[i].batched;
+        d->slices += c->sharers[i].done + c->workers[i].restored;
         if (d->workers > 0) d->seconds += c->workers[i].seconds / (double)d->workers;
         report->seconds_network += c->workers[i].seconds / (double)c->worker_count;
         if (c->workers[i].worst_place > worst) worst = c->workers[i].worst_place;

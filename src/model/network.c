@@ -8,7 +8,7 @@
 
 #include "nn/nn.h"
 
-enum { LEVELS = 4, NAME_LENGTH = 128 };
+enum { LEVELS = 4, NAME_LENGTH = 128, FEW = 4 };
 
 /* Weights of one transformer block; offsets into the weights buffer, in which they lie together. */
 typedef struct block {
@@ -649,12 +649,16 @@ resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, siz
     if (largest > rsm_device_limit(net->device)) largest = rsm_device_limit(net->device);
     if (height > largest / sizeof(float) / (2 * net->config->dim) / width / slices) {
         free(plan);              /* at once: finding bands for a slice of 10^8 rows would take minutes */
-        return rsm_fail(net->env, RESMAP_NO_DEVICE_MEMORY, "device %s: a map of %zu x %zu x %zu: at most %llu bytes",
-                        rsm_device_info(net->device)->name, 2 * net->config->dim, height, width, (unsigned long long)largest);
+        return rsm_fail(net->env, RESMAP_NO_DEVICE_MEMORY, "device %s: a map of %zu x %zu x %zu x %zu: at most %llu bytes",
+                        rsm_device_info(net->device)->name, 2 * net->config->dim, slices, height, width, (unsigned long long)largest);
     }
     if (tuned != NULL) preferred = ((size_t)tuned->values[0] << 20) / sizeof(float);
     preferred = taken(net->storage, preferred);   /* as many rows in half the memory */
     preferred = maximum(preferred, scratch_need(net, FEED_FORWARD, widest->channels, widest->hidden, width, 8));
+    if (slices > 1) {            /* a few slices at full resolution, all of them at the others, fill a device */
+        size_t few = FEW * whole_need(net, FEED_FORWARD, widest->channels, widest->hidden, height * width, 1);
+        if (few < preferred) preferred = few;
+    }
     for (;;) {
         scratch = network_need(net, height, width, slices, preferred);
         status = allocate(plan, scratch);
@@ -1146,6 +1150,11 @@ size_t rsm_plan_encoding_count(const rsm_plan *plan)
     return count;
 }
 
+static resmap_status check_single(const rsm_plan *plan)
+{
+    return plan->slices == 1 ? RESMAP_OK : rsm_fail(plan->env, RESMAP_INTERNAL, "network: an encoding of several slices cannot be kept");
+}
+
 resmap_status rsm_plan_save(rsm_plan *plan, int on_host, rsm_encoding *encoding)
 {
     part parts[PARTS];
@@ -1153,7 +1162,7 @@ resmap_status rsm_plan_save(rsm_plan *plan, int on_host, rsm_encoding *encoding)
     rsm_encoding saved = {NULL, NULL};
     resmap_status status = RESMAP_OK;
 
-    if (plan->slices != 1) return rsm_fail(plan->env, RESMAP_INTERNAL, "network: an encoding of several slices cannot be kept");
+    RSM_TRY(check_single(plan));
     encoding_parts(plan, parts);
     if (on_host) {
         saved.host = malloc(rsm_bytes(count, sizeof *saved.host));
@@ -1181,6 +1190,7 @@ resmap_status rsm_plan_load(rsm_plan *plan, const rsm_encoding *encoding)
     part parts[PARTS];
     size_t at = 0;
 
+    RSM_TRY(check_single(plan));
     encoding_parts(plan, parts);
     for (int i = 0; i < PARTS; i++) {
         const part *p = &parts[i];

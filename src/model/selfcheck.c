@@ -10,8 +10,8 @@
 
 #include "nn/nn.h"
 
-/* Odd multiples of 8, so that no two sizes of any level are equal. */
-enum { HEIGHT = 24, WIDTH = 40 };
+/* Odd multiples of 8, so that no two sizes of any level are equal. Two slices, as batches have several. */
+enum { HEIGHT = 24, WIDTH = 40, SLICES = 2 };
 
 /* The next of a sequence of numbers in [0, 1), 24 bits each. */
 static double next_number(uint32_t *state)
@@ -20,26 +20,28 @@ static double next_number(uint32_t *state)
     return (double)(*state >> 8) / 16777216.0;
 }
 
-/* A head-like blob with stripes and hash noise: every channel gets something to do. */
-static void make_pattern(float *slice)
+/* A head-like blob with stripes, others in every slice, and hash noise: every channel gets something to do. */
+static void make_pattern(float *slices)
 {
     uint32_t state = 1;
 
-    for (int y = 0; y < HEIGHT; y++)
-        for (int x = 0; x < WIDTH; x++) {
-            double u = (x + 0.5) / WIDTH * 2 - 1, v = (y + 0.5) / HEIGHT * 2 - 1;
-            double inside = u * u + v * v < 0.8 ? 1 : 0;
-            slice[y * WIDTH + x] = (float)(inside * (0.6 + 0.3 * sin(9 * u + 5 * v)) + 0.05 * next_number(&state));
-        }
+    for (int s = 0; s < SLICES; s++)
+        for (int y = 0; y < HEIGHT; y++)
+            for (int x = 0; x < WIDTH; x++) {
+                double u = (x + 0.5) / WIDTH * 2 - 1, v = (y + 0.5) / HEIGHT * 2 - 1;
+                double inside = u * u + v * v < 0.8 ? 1 : 0;
+                slices[(s * HEIGHT + y) * WIDTH + x] =
+                    (float)(inside * (0.6 + 0.3 * sin(9 * u + (5 - 9 * s) * v)) + 0.05 * next_number(&state));
+            }
 }
 
-static resmap_status run(rsm_network *net, const float *slice, const float *prompt, float *pooled, float *output)
+static resmap_status run(rsm_network *net, const float *slices, const float *prompt, float *pooled, float *output)
 {
     rsm_plan *plan = NULL;
-    resmap_status status = rsm_plan_create(net, HEIGHT, WIDTH, 1, &plan);
+    resmap_status status = rsm_plan_create(net, HEIGHT, WIDTH, SLICES, &plan);
 
     if (status == RESMAP_OK && prompt != NULL) status = rsm_network_set_prompt(net, prompt);
-    if (status == RESMAP_OK) status = rsm_plan_encode(plan, slice, 1, pooled);
+    if (status == RESMAP_OK) status = rsm_plan_encode(plan, slices, SLICES, pooled);
     if (status == RESMAP_OK) status = rsm_plan_decode(plan, output);
     rsm_plan_free(plan);
     return status;
@@ -130,28 +132,28 @@ resmap_status rsm_self_check(rsm_network *net, double *error)
     rsm_device *device = rsm_network_device(net), *reference = NULL;
     rsm_env *env = rsm_device_env(device);
     const struct resmap_model *model = rsm_network_model(net);
-    size_t pooled_count = rsm_network_pooled_count(net), pixels = HEIGHT * WIDTH;
+    size_t pooled_count = SLICES * rsm_network_pooled_count(net), pixels = SLICES * HEIGHT * WIDTH;
     rsm_network *reference_net = NULL;
     float *memory = malloc(rsm_bytes(3 * pixels + 2 * pooled_count + model->config.text_dim, sizeof *memory));
-    float *slice = memory, *output, *expected, *pooled, *expected_pooled, *prompt;
+    float *slices = memory, *output, *expected, *pooled, *expected_pooled, *prompt;
     const int fp16 = rsm_network_storage(net) == RSM_FP16;
     double bound;
     resmap_status status;
 
     if (memory == NULL) return rsm_no_memory(env, 3 * pixels * sizeof *memory);
-    output = slice + pixels;
+    output = slices + pixels;
     expected = output + pixels;
     pooled = expected + pixels;
     expected_pooled = pooled + pooled_count;
     prompt = model->config.class_count > 0 ? expected_pooled + pooled_count : NULL;
-    make_pattern(slice);
+    make_pattern(slices);
     if (prompt != NULL) rsm_model_prompt(model, model->config.clean == 0 ? 1 : 0, 0, 0, 0, prompt);
 
     RSM_CHECK(rsm_progress(env, "self-check", 0, 0));
-    RSM_CHECK(run(net, slice, prompt, pooled, output));
+    RSM_CHECK(run(net, slices, prompt, pooled, output));
     RSM_CHECK(rsm_device_open(env, "reference", &reference));
     RSM_CHECK(rsm_network_create(reference, model, RSM_FP32, &reference_net));
-    RSM_CHECK(run(reference_net, slice, prompt, expected_pooled, expected));
+    RSM_CHECK(run(reference_net, slices, prompt, expected_pooled, expected));
     *error = fp16 ? fmax(mean_difference(output, expected, pixels),
                          mean_difference(pooled, expected_pooled, pooled_count))
                   : fmax(rsm_difference(output, expected, pixels), rsm_difference(pooled, expected_pooled, pooled_count));
@@ -176,7 +178,7 @@ static char *memory_path(const rsm_network *net, const char *cache_folder)
 {
     char *choices = rsm_tuning_choices(rsm_network_device(net));
     char *what = choices == NULL ? NULL
-                                 : rsm_format("self-check 2\n%s\n%s\n%s\n%s\n%d\n%s", resmap_version(),
+                                 : rsm_format("self-check 3\n%s\n%s\n%s\n%s\n%d\n%s", resmap_version(),
                                               rsm_device_identity(rsm_network_device(net)),
                                               rsm_network_model(net)->file.sha256,
                                               rsm_network_precision(net), rsm_gemm_takes_clblast(rsm_network_device(net)),

@@ -85,11 +85,14 @@ resmap_status rsm_view_create(rsm_network *net, size_t height, size_t width, siz
     if (view == NULL) return rsm_no_memory(rsm_device_env(rsm_network_device(net)), sizeof *view);
     for (;;) {
         status = rsm_plan_create(net, view->tile_height, view->tile_width, view->slices, &view->plan);
-        if (status != RESMAP_NO_DEVICE_MEMORY) break;
-        if (view->slices > 1) {
+        if (view->slices > 1) {          /* fewer slices rather than parts of them */
+            if (status != RESMAP_NO_DEVICE_MEMORY && (status != RESMAP_OK || rsm_plan_band_rows(view->plan) == view->tile_height)) break;
+            rsm_plan_free(view->plan);
+            view->plan = NULL;
             view->slices = view->used = view->slices / 2;
             continue;
         }
+        if (status != RESMAP_NO_DEVICE_MEMORY) break;
         if (view->tile_height <= SMALLEST_TILE && view->tile_width <= SMALLEST_TILE) break;
         if (view->tile_height >= view->tile_width) view->tile_height = round_up(view->tile_height / 2);
         else view->tile_width = round_up(view->tile_width / 2);

@@ -7,8 +7,8 @@
 
 typedef struct rsm_view rsm_view;
 
-/* For slices of height x width, any from 1 x 1 up, up to `slices` at a time, fewer where memory is short. Freed before the
- * network. */
+/* For slices of height x width, any from 1 x 1 up, up to `slices` at a time, fewer where there is no
+ * room for that and for operations on whole slices. Freed before the network. */
 resmap_status rsm_view_create(rsm_network *network, size_t height, size_t width, size_t slices, rsm_view **view);
 /* The same view for a network that shares the view's: RESMAP_NO_DEVICE_MEMORY where there is no room for as
  * large bands and tiles. */

@@ -1,8 +1,9 @@
 /* The operations of the network, one a file: each checks its device and runs its OpenCL kernel (cl/) or its plain-C
  * reference in float64. All enqueue only.
  *
- * A map holds channels as planes: element i of channel c is at offset + c * plane + i. A slice's map has plane = rows *
- * width; a band of rows within it is the same map with a larger offset and fewer elements. Row-wise operations name
+ * A map holds channels as planes: element i of channel c is at offset + c * plane + i. A slice's map has plane >= rows *
+ * width; that of several slices has them one after the other in each channel; a band of rows, or one of the slices, is the same
+ * map with a larger offset and fewer elements. Row-wise operations name
  * `rows` and `width`, the others `count` elements a channel. Weights are dense, in PyTorch's order.
  *
  * Maps are fp32, except where an operation says "of either storage": there each may be fp16, too.
