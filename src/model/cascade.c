@@ -108,6 +108,11 @@ static size_t slice_pixels(const cascade *c)
     return c->slicing.height * c->slicing.width;
 }
 
+static size_t shrunken_count(const cascade *c)
+{
+    return c->shrunken_height * c->shrunken_width;
+}
+
 /* The slice as the network sees it: scaled, excluded voxels as lo. */
 static void load_slice(worker *w, size_t s)
 {
@@ -373,7 +378,7 @@ static resmap_status apply_volume_field(cascade *c, double *spread)
 {
     worker *w = &c->workers[0];  /* its slices are free */
     float *slice = w->slice, *mask = c->mask != NULL ? w->slice_mask : NULL;
-    size_t count = c->shrunken_height * c->shrunken_width;
+    size_t count = shrunken_count(c);
     rsm_volume_field field = {.order = c->config->field_order, .slices = c->slicing.slices,
                               .height = c->slicing.height, .width = c->slicing.width,
                               .small_height = c->shrunken_height, .small_width = c->shrunken_width};
@@ -418,11 +423,6 @@ static resmap_status each_batch(cascade *c, const char *what, resmap_status (*ru
     status = rsm_share(c->env, &work, c->batch_sharers, c->worker_count);
     for (size_t i = 0; i < c->worker_count; i++) c->sharers[i].lost = c->batch_sharers[i].lost;
     return status;
-}
-
-static size_t shrunken_count(const cascade *c)
-{
-    return c->shrunken_height * c->shrunken_width;
 }
 
 /* The slices of a batch; *count: how many. */

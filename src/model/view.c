@@ -85,11 +85,11 @@ resmap_status rsm_view_create(rsm_network *net, size_t height, size_t width, siz
     if (view == NULL) return rsm_no_memory(rsm_device_env(rsm_network_device(net)), sizeof *view);
     for (;;) {
         status = rsm_plan_create(net, view->tile_height, view->tile_width, view->slices, &view->plan);
-        if (view->slices > 1) {          /* fewer slices rather than parts of them */
-            if (status != RESMAP_NO_DEVICE_MEMORY && (status != RESMAP_OK || rsm_plan_band_rows(view->plan) == view->tile_height)) break;
+        if (view->slices > 1 && (status == RESMAP_NO_DEVICE_MEMORY ||
+                                 (status == RESMAP_OK && rsm_plan_band_rows(view->plan) < view->tile_height))) {
             rsm_plan_free(view->plan);
             view->plan = NULL;
-            view->slices = view->used = view->slices / 2;
+            view->slices = view->used = view->slices / 2;     /* fewer slices rather than parts of them */
             continue;
         }
         if (status != RESMAP_NO_DEVICE_MEMORY) break;
