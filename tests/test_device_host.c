@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "device/device_private.h"
+#include "tests/scratch.h"
 
 static rsm_env env;
 
@@ -146,22 +147,21 @@ END_TEST
 
 /* ---- Program binaries ---- */
 
-static char folder[] = "/tmp/resmap-test-XXXXXX";
+static char folder[256];
 static char key[65], other_key[65];
 static const char payload[] = "a program, as a driver would give it";
 
 static void make_folder(void)
 {
-    strcpy(folder + strlen(folder) - 6, "XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
+    ck_assert(make_scratch(folder));
     rsm_sha256_hex("a", 1, key);
     rsm_sha256_hex("b", 1, other_key);
 }
 
 static void remove_folder(void)
 {
-    char command[64];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
+    char command[300];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
     ck_assert_int_eq(system(command), 0);
 }
 

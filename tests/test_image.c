@@ -12,13 +12,14 @@
 #include <zlib.h>
 
 #include "image/image.h"
+#include "tests/scratch.h"
 
-static char folder[] = "/tmp/resmap-test-image-XXXXXX";
+static char folder[256];
 static rsm_env env;
 
 static void make_folder(void)
 {
-    if (!mkdtemp(folder)) exit(99);
+    if (!make_scratch(folder)) exit(99);
 }
 
 /* How many files lie in the folder; removes them. */

@@ -18,9 +18,10 @@
 #include "tests/paths.h"
 #include "tests/real.h"
 #include "tests/run.h"
+#include "tests/scratch.h"
 
 static const char *const MODEL = TOP_SRCDIR "/tests/vectors/cascade.safetensors";
-static char folder[] = "/tmp/resmap-test-tuning-XXXXXX";
+static char folder[256];
 static rsm_env env;
 static int warnings, notes;
 
@@ -461,7 +462,7 @@ START_TEST(nowhere_to_keep_it)
 {
     rsm_device *device;
     rsm_tuning_file *file, *second;
-    char path[256];
+    char path[400];
 
     setenv("RESMAP_CACHE", "off", 1);
     device = open_device();
@@ -626,7 +627,7 @@ START_TEST(spoiled_workers_never_win)
     resmap_model *model;
     resmap_tuning *tuning;
     const resmap_trial *one, *two, *last;
-    char command[256];
+    char command[600];
     int kept;
 
     ck_assert_int_eq(resmap_context_create(&context), RESMAP_OK);
@@ -686,7 +687,7 @@ START_TEST(cancelled)
     resmap_context *context;
     resmap_model *model;
     resmap_tuning *tuning = NULL;
-    char command[256];
+    char command[600];
 
     snprintf(command, sizeof command, "rm -f %s/tuning/*.txt", folder);
     ck_assert_int_eq(system(command), 0);
@@ -720,13 +721,13 @@ int main(void)
     Suite *suite = suite_create("tuning");
     TCase *tests = tcase_create("tuning");
     rsm_device *device;
-    char command[128];
+    char command[300];
     int failed;
 
     unsetenv("RESMAP_TUNING");
     unsetenv("RESMAP_GEMM");
     unsetenv("RESMAP_VECTOR");
-    if (mkdtemp(folder) == NULL) return 99;
+    if (!make_scratch(folder)) return 99;
     setenv("RESMAP_CACHE", folder, 1);
     if (rsm_device_open(&env, "auto", &device) != RESMAP_OK) {
         printf("skipped: %s\n", env.error);

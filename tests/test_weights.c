@@ -12,6 +12,7 @@
 
 #include "core/philox.h"
 #include "model/model.h"
+#include "tests/scratch.h"
 
 static rsm_env env;
 static char last_log[256];
@@ -793,12 +794,12 @@ END_TEST
 
 START_TEST(finding)
 {
-    char folder[] = "/tmp/resmap-test-XXXXXX", path[64], second[64], search[256], *found = NULL;
+    char folder[256], path[300], second[300], search[300], *found = NULL;
     bytes file = model_file(resmap_config, NULL);
     resmap_model *model = NULL;
     FILE *stream;
 
-    ck_assert_ptr_nonnull(mkdtemp(folder));
+    ck_assert(make_scratch(folder));
     snprintf(path, sizeof path, "%s/one.safetensors", folder);
     stream = fopen(path, "wb");
     ck_assert_uint_eq(fwrite(file.at, 1, file.size, stream), file.size);

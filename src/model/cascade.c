@@ -65,7 +65,7 @@ typedef struct cascade {
     int *owners;                 /* the first worker on the device that has them; NOBODY: there are none */
     unsigned char *stopped;      /* deciding by slice: slices found clean */
     size_t most_together;        /* shrunken views that all devices have room for at once */
-    size_t *listed, listed_count, batch;   /* slices of this round's batches, in order; of a batch */
+    size_t *listed, listed_count, batches; /* slices of this round's batches, in order; how many batches */
     float *shrunken_pooled;      /* slices x pooled: of the shrunken views */
     int *shrunken_classes;       /* what this step restores of slices by their shrunken views; -1: of others */
     double *ratios;              /* slices x shrunken pixels: this pass's fields, 0 off the foreground; or NULL */
@@ -413,11 +413,11 @@ static resmap_status each_batch(cascade *c, const char *what, resmap_status (*ru
     for (size_t s = 0; s < c->slicing.slices; s++)
         if (rank(c, 0, s) >= 0) c->listed[c->listed_count++] = s;
     if (c->listed_count == 0) return RESMAP_OK;
-    work.pieces = (c->listed_count + c->most_together - 1) / c->most_together;
-    if (work.pieces < LEAST_BATCHES) work.pieces = LEAST_BATCHES;
-    c->batch = (c->listed_count + work.pieces - 1) / work.pieces;
-    work.pieces = (c->listed_count + c->batch - 1) / c->batch;
-    work.units = (double)c->batch;
+    c->batches = (c->listed_count + c->most_together - 1) / c->most_together;
+    if (c->batches < LEAST_BATCHES) c->batches = LEAST_BATCHES;
+    if (c->batches > c->listed_count) c->batches = c->listed_count;
+    work.pieces = c->batches;
+    work.units = (double)c->listed_count / (double)c->batches;
     snprintf(text, sizeof text, "step %d: %s", c->step + 1, what);
     for (size_t i = 0; i < c->worker_count; i++) c->batch_sharers[i].lost = c->sharers[i].lost;
     status = rsm_share(c->env, &work, c->batch_sharers, c->worker_count);
@@ -425,12 +425,12 @@ static resmap_status each_batch(cascade *c, const char *what, resmap_status (*ru
     return status;
 }
 
-/* The slices of a batch; *count: how many. */
+/* The slices of a batch; *count: how many, alike within one for all batches. */
 static const size_t *batch_of(const cascade *c, size_t piece, size_t *count)
 {
-    size_t first = piece * c->batch, left = c->listed_count - first;
+    size_t first = c->listed_count * piece / c->batches;
 
-    *count = left < c->batch ? left : c->batch;
+    *count = c->listed_count * (piece + 1) / c->batches - first;
     return c->listed + first;
 }
 
@@ -859,24 +859,32 @@ static resmap_status check_finite(const cascade *c, const float *volume)
     return RESMAP_OK;
 }
 
+static size_t tile_pixels(const rsm_view *view)
+{
+    size_t height, width;
+
+    rsm_view_tile(view, &height, &width);
+    return height * width;
+}
+
 static resmap_status make_views(worker *w)
 {
     const cascade *c = w->cascade;
+    size_t tile;
+    resmap_status status;
 
     if (c->shrunken_pixels > 0) RSM_TRY(rsm_view_create(w->net, c->shrunken_height, c->shrunken_width, 1, &w->shrunken));
     RSM_TRY(rsm_view_create(w->net, c->slicing.height, c->slicing.width, 1, &w->full));
     if (w->shrunken == NULL || c->most_together == 1) return RESMAP_OK;
+    tile = tile_pixels(w->shrunken);
     rsm_view_free(w->shrunken);  /* batches may have what the others have left */
     w->shrunken = NULL;
-    return rsm_view_create(w->net, c->shrunken_height, c->shrunken_width, c->most_together, &w->shrunken);
-}
-
-static size_t tile_pixels(const worker *w)
-{
-    size_t height, width;
-
-    rsm_view_tile(w->full, &height, &width);
-    return height * width;
+    status = rsm_view_create(w->net, c->shrunken_height, c->shrunken_width, c->most_together, &w->shrunken);
+    if (status == RESMAP_OK && tile_pixels(w->shrunken) == tile) return RESMAP_OK;
+    if (status != RESMAP_OK && status != RESMAP_NO_DEVICE_MEMORY) return status;
+    /* What fitted alone does not any more. Smaller tiles than other devices' would give another result, which nobody expects. */
+    return rsm_fail(w->env, RESMAP_DEVICE_FAILED, "device %s: has less free memory than a moment ago",
+                    rsm_device_info(rsm_network_device(w->net))->name);
 }
 
 /* Leaves a device out: `why` it cannot take part. */
@@ -957,10 +965,11 @@ static resmap_status make_all_views(cascade *c)
         resmap_status made = explain_memory(w, make_views(w));
         if (made != RESMAP_OK) {
             if (!rsm_is_device_failure(made)) return rsm_fail(c->env, made, "%s", w->env->error);
+            free_views(w);
             last = w;
             status = made;
-        } else if (tile_pixels(w) > largest) {
-            largest = tile_pixels(w);
+        } else if (tile_pixels(w->full) > largest) {
+            largest = tile_pixels(w->full);
         }
     }
     if (largest == 0) return rsm_fail(c->env, status, "%s", last->env->error);
@@ -968,7 +977,7 @@ static resmap_status make_all_views(cascade *c)
         worker *w = &c->workers[i];
         if (w->full == NULL) {
             leave_out(c, i, w->env->error);
-        } else if (tile_pixels(w) < largest) {
+        } else if (tile_pixels(w->full) < largest) {
             rsm_fail(w->env, RESMAP_NO_DEVICE_MEMORY,
                      "device %s: has no memory for tiles as large as others'",
                      rsm_device_info(rsm_network_device(w->net))->name);
