@@ -287,6 +287,37 @@ def begin(net, tensors):
                 net.state_dict()[k].zero_()
 
 
+class Optimizers:
+    """Muon for matrices, which are the convolutions but depthwise ones (a row an output channel; queries, keys and values apart),
+    its steps about as long as Adam's; Adam for the rest."""
+
+    def __init__(self, net, rate):
+        self.matrices, rest = [], []
+        for name, q in net.named_parameters():
+            if q.ndim == 4 and q.shape[1] > 1 and min(len(q), q[0].numel()) >= 8:
+                parts = 3 if name.endswith("qkv.weight") else 1
+                self.matrices += [(q, parts, i, v) for i, v in enumerate(q.detach().flatten(1).chunk(parts))]
+            else:
+                rest.append(q)
+        self.both = [torch.optim.Muon([v for *_, v in self.matrices], lr=rate, weight_decay=0, adjust_lr_fn="match_rms_adamw"),
+                     torch.optim.Adam(rest, lr=rate, betas=(0.9, 0.999))]
+
+    def step(self, rate):
+        for q, parts, i, v in self.matrices:
+            v.grad = None if q.grad is None else q.grad.flatten(1).chunk(parts)[i]
+        for o in self.both:
+            for group in o.param_groups:
+                group["lr"] = rate
+            o.step()
+
+    def state_dict(self):
+        return [o.state_dict() for o in self.both]
+
+    def load_state_dict(self, states):
+        for o, state in zip(self.both, states):
+            o.load_state_dict(state)
+
+
 def lr_at(t, peak, floor=0.01):
     """t: the share of the run that is over."""
     warm = min(1.0, t / 0.015 + 0.02)
@@ -331,7 +362,7 @@ def main():
     torch.manual_seed(a.seed)
     net = initialise(ResMAP(**(PLAIN if a.plain else CONFIG)))
     ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
-    opt = torch.optim.Adam(net.parameters(), lr=a.peak, betas=(0.9, 0.999))
+    optimizers = Optimizers(net, a.peak)
     step, spent, seen = 0, 0.0, 0
     if a.start:
         begin(net, {k: torch.from_numpy(v.astype(np.float32)) for k, v in safetensors.numpy.load_file(a.start).items()
@@ -341,7 +372,7 @@ def main():
     if os.path.exists(last):
         s = torch.load(last, weights_only=True)
         net.load_state_dict(s["net"])
-        opt.load_state_dict(s["opt"])
+        optimizers.load_state_dict(s["optimizers"])
         ema, step, spent, seen = s["ema"], s["step"], s["spent"], 0 if rank else s["pixels"]
         print("resumed at step %d, %.1f minutes" % (step, spent / 60), flush=True)
     random.seed(a.seed * 1000003 + step + 500009 * rank)
@@ -543,9 +574,7 @@ def main():
     while over() < 1:
         progress = a.ready + (1 - a.ready) * over()
         rate = lr_at(over(), a.peak)
-        for grp in opt.param_groups:
-            grp["lr"] = rate
-        opt.zero_grad(set_to_none=True)
+        net.zero_grad(set_to_none=True)
         for kind, task in tasks.items():
             for _ in range(reps(kind)):
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
@@ -566,7 +595,7 @@ def main():
         norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
         note("norm", norm)
         if torch.isfinite(norm):
-            opt.step()
+            optimizers.step(rate)
         step += 1
         decay = min(a.average, (1 + step) / (20 + step))
         with torch.no_grad():
@@ -582,7 +611,7 @@ def main():
             count.clear()
             reported = now
         if rank == 0 and (now - saved > a.save_every or over() >= 1 or stop):
-            state = {"net": net.state_dict(), "opt": opt.state_dict(), "ema": ema, "step": step, "spent": spent,
+            state = {"net": net.state_dict(), "optimizers": optimizers.state_dict(), "ema": ema, "step": step, "spent": spent,
                      "pixels": total, "config": json.dumps(net.config)}
             torch.save(state, last + ".tmp")
             os.replace(last + ".tmp", last)
