@@ -614,12 +614,20 @@ static resmap_status write_report(resmap_context *context, const resmap_report *
     return status;
 }
 
-/* Claims every name before the work: an output that cannot be written should not cost a restoration. */
-static resmap_status claim(rsm_env *env, const resmap_files *files, rsm_outputs *outputs)
+/* What is wrong whatever the files hold is told before any is read. */
+static resmap_status check_arguments(rsm_env *env, const resmap_model *model, const resmap_files *files, const resmap_options *options)
 {
-    RSM_TRY(rsm_image_check_name(env, files->output));
+    int classes[RESMAP_MAX_STEPS], count;
+
+    if (options->order != NULL) RSM_TRY(rsm_cascade_order(env, &model->config, options->order, classes, &count));
     if (files->residual != NULL && rsm_image_check_name(env, files->residual) != RESMAP_OK)
         return RESMAP_BAD_ARGUMENT;                  /* an option's value, not an operand */
+    return rsm_image_check_name(env, files->output);
+}
+
+/* Claims every name before the work: an output that cannot be written should not cost a restoration. */
+static resmap_status claim(const resmap_files *files, rsm_outputs *outputs)
+{
     RSM_TRY(rsm_outputs_claim(outputs, files->output));
     if (files->residual != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->residual));
     if (files->figure != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->figure));
@@ -638,11 +646,12 @@ resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, 
     double start = rsm_seconds(), read, written;
     resmap_status status;
 
+    RSM_CHECK(check_arguments(env, model, files, options));
     RSM_CHECK(rsm_image_read(env, files->input, &input));
     if (files->mask != NULL) RSM_CHECK(rsm_image_read(env, files->mask, &mask));
     read = rsm_seconds() - start;
     RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
-    RSM_CHECK(claim(env, files, outputs));
+    RSM_CHECK(claim(files, outputs));
     RSM_CHECK(run_cascade(context, model, input, mask, options, &restored, &report));
     written = rsm_seconds();
     report->input = rsm_strdup(files->input);

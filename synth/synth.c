@@ -150,7 +150,9 @@ resmap_status rsm_synth(rsm_env *env, rsm_device *device, const resmap_image *cl
     else {
         rsm_slicing slicing;
         RSM_CHECK(rsm_slicing_choose(env, clean, RESMAP_PLANE_AUTO, &slicing));
-        RSM_CHECK(rsm_record_draw(env, options, clean->shape, slicing.slice_axis, &record));
+        status = rsm_record_draw(env, options, clean->shape, slicing.slice_axis, &record);
+        if (status == RESMAP_BAD_FILE) rsm_fail(env, status, "%s: %s", clean->path ? clean->path : "image", env->error);
+        if (status != RESMAP_OK) goto done;
     }
     if (!device) {
         RSM_CHECK(rsm_device_open(env, "reference", &own));

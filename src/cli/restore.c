@@ -36,15 +36,12 @@ static void print_steps(const resmap_report *report, const resmap_volume_report 
     printf("\n");
 }
 
-/* Two outputs of one name would overwrite each other. */
-static const char *named_twice(const resmap_files *files)
+static int check_names(const char *command, const resmap_files *files, const char *model)
 {
-    const char *const names[] = {files->output, files->report, files->residual, files->figure};
+    const char *const outputs[CLI_NAMES] = {files->output, files->report, files->residual, files->figure};
+    const char *const inputs[CLI_NAMES] = {files->input, files->mask, model};
 
-    for (size_t i = 0; i < 4; i++)
-        for (size_t j = i + 1; j < 4; j++)
-            if (names[i] && names[j] && strcmp(names[i], names[j]) == 0) return names[i];
-    return NULL;
+    return cli_check_names(command, outputs, inputs);
 }
 
 static int run(const cli_command *command, int argc, char **argv)
@@ -93,8 +90,8 @@ static int run(const cli_command *command, int argc, char **argv)
     files.input = operands[0];
     files.output = operands[1];
     files.mask = common.mask;
-    if (named_twice(&files))
-        return cli_usage(command->name, "'%s' is to be written twice", named_twice(&files));
+    status = check_names(command->name, &files, common.model);
+    if (status) return status;
     cli_fill(&common, &options);
 
     status = cli_open(&common, &context, &model);

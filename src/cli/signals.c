@@ -6,6 +6,10 @@
 
 static volatile sig_atomic_t caught, times;
 
+/* Those of a terminal and of batch systems, which warn of the end of a job's time; their own way ends a program at once, too. */
+static const int asks[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGPIPE};
+enum { ASKS = sizeof asks / sizeof asks[0] };
+
 /* Work ends at the next progress report, and leaves nothing behind. Who asks three times does not want to wait for that: a driver
  * may hang. A reader that has gone asks once for every line that is written to it. */
 static void remember(int number)
@@ -18,26 +22,24 @@ static void remember(int number)
 
 void cli_signals_init(void)
 {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE};
     struct sigaction action, before;
 
     memset(&action, 0, sizeof action);
     action.sa_handler = remember;
     action.sa_flags = SA_RESTART;
     sigemptyset(&action.sa_mask);
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) /* nohup stays nohup */
-            sigaction(numbers[i], &action, NULL);
+    for (int i = 0; i < ASKS; i++)
+        if (sigaction(asks[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) /* nohup stays nohup */
+            sigaction(asks[i], &action, NULL);
     signal(SIGXFSZ, SIG_IGN);   /* a file that may not grow is told by the write that fails, as a full disk is */
 }
 
 void cli_signals_done(void)
 {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
     struct sigaction now;
 
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler == remember) signal(numbers[i], SIG_DFL);
+    for (int i = 0; i < ASKS; i++)
+        if (asks[i] != SIGPIPE && sigaction(asks[i], NULL, &now) == 0 && now.sa_handler == remember) signal(asks[i], SIG_DFL);
 }
 
 void cli_print(const char *text)

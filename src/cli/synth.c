@@ -149,15 +149,12 @@ static int check(const char *command, request *r, int from)
     return 0;
 }
 
-/* Two outputs of one name would overwrite each other. */
-static const char *named_twice(const resmap_synth_files *files)
+static int check_names(const char *command, const resmap_synth_files *files)
 {
-    const char *const names[] = {files->output, files->report, files->figure};
+    const char *const outputs[CLI_NAMES] = {files->output, files->report, files->figure};
+    const char *const inputs[CLI_NAMES] = {files->input, files->from};
 
-    for (size_t i = 0; i < 3; i++)
-        for (size_t j = i + 1; j < 3; j++)
-            if (names[i] && names[j] && strcmp(names[i], names[j]) == 0) return names[i];
-    return NULL;
+    return cli_check_names(command, outputs, inputs);
 }
 
 static void print_result(const resmap_synth_files *files, const resmap_synth_options *options)
@@ -232,8 +229,8 @@ static int run(const cli_command *command, int argc, char **argv)
     if (status) return status;
     files.input = operands[0];
     files.output = operands[1];
-    if (named_twice(&files))
-        return cli_usage(command->name, "'%s' is to be written twice", named_twice(&files));
+    status = check_names(command->name, &files);
+    if (status) return status;
 
     context = cli_start(&common);
     if (!context) return 1;

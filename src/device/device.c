@@ -584,7 +584,7 @@ static resmap_status reserve(rsm_device *device, uint64_t bytes)
     pthread_mutex_unlock(&first->memory_lock);
     if (fits) return RESMAP_OK;
     return rsm_fail(device->env, RESMAP_NO_DEVICE_MEMORY,
-                    "device %s: %llu more bytes: %llu of %llu are in use", device->info.name,
+                    "device %s: %llu more bytes of memory are wanted, %llu of %llu are in use", device->info.name,
                     (unsigned long long)bytes, (unsigned long long)used, (unsigned long long)limit);
 }
 

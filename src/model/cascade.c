@@ -720,7 +720,7 @@ static resmap_status cascade_by_slice(cascade *c, resmap_volume_report *report)
         for (size_t k = 0; k < classes; k++) mean[k] /= (double)classified;
         majority = argmax(votes, classes);
         step = note_step(report, majority, mean, classes, majority != c->config->clean);
-        step->passes = votes[c->config->clean] < (double)classified ? c->passes : 0;
+        step->passes = c->config->clean < 0 || votes[c->config->clean] < (double)classified ? c->passes : 0;
     }
     if (running == 0) report->stopped = "clean";
     return RESMAP_OK;

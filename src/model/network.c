@@ -335,6 +335,8 @@ resmap_status rsm_network_create(rsm_device *device, const struct resmap_model *
     load.net = net;
     status = load_network(&load);
     free(load.places);
+    if (status == RESMAP_NO_DEVICE_MEMORY)
+        rsm_fail(net->env, status, "model %s: its weights do not fit into device memory (%s)", model->name, net->env->error);
     if (status != RESMAP_OK) rsm_network_free(net);
     else *network = net;
     return status;
