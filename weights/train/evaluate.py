@@ -9,7 +9,8 @@ on the clean slab's scaled intensities, whole slab; gains are means over volumes
 measured there, as a field is one thing: a slab alone does not tell how bright it should be.  Peers for noise: the Gaussian filter
 of the best width for each volume, and non-local means slice by slice, told the noise level or measuring it (scikit-image's
 estimate_sigma); for bias: N4 as bench/classical.py sets it (SimpleITK), as it is and times the best factor.  Recall is over
-the slices whose PSNR the artifact took below 35 dB, and over all of them.  Prints Markdown.
+the slices whose PSNR the artifact took below 35 dB, and over all of them; of bias and clean scans also over whole volumes and
+all their slices that hold some of the head.  Prints Markdown.
 """
 import argparse
 import json
@@ -87,6 +88,14 @@ def scaler(clean):
     return lambda v: (np.asarray(v, np.float64) - lo) / (hi - lo)
 
 
+def calls(answer, scan, clean, axis, kind):
+    """Of a whole volume: whether it is called `kind`, and each slice that holds some of the head, an artifact's under 35 dB."""
+    show = lambda v: np.moveaxis(v, axis, 0)
+    share = (show(clean) > clean.mean()).mean((1, 2))
+    some = [i for i, (x, y) in enumerate(zip(show(scan), show(clean))) if share[i] >= 0.05 and (kind == "clean" or psnr(y, x) < 35)]
+    return answer["class"] == kind, [answer["slices"][i]["class"] == kind for i in some]
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--resmap", default="./resmap")
@@ -108,10 +117,13 @@ def main():
             continue
         scaled = scaler(slabs["clean"])
         clean = scaled(slabs["clean"])
-        of = {"split": row["split"], "called": {}, "clear": {}, "before": {}, "gain": {}, "forced": {}}
+        of = {"split": row["split"], "called": {}, "clear": {}, "before": {}, "gain": {}, "forced": {}, "whole": {}}
         cells = [os.path.basename(row["path"]).replace(".nii.gz", "")]
         clean_whole, biased_whole = (nibabel.load(p).get_fdata(dtype=np.float32) for p in paths)
         scaled_whole = scaler(clean_whole)
+        for kind, path, scan in (("bias", paths[1], biased_whole), ("clean", paths[0], clean_whole)):
+            answer = json.loads(run([a.resmap, "classify", "--json"] + common + [path]))["volumes"][0]
+            of["whole"][kind] = calls(answer, scaled_whole(scan), scaled_whole(clean_whole), axis, kind)
         for kind in KINDS:
             src, dst = os.path.join(work, "%d-%s.nii" % (i, kind)), os.path.join(work, "%d-%s-restored.nii" % (i, kind))
             answer = json.loads(run([a.resmap, "classify", "--json"] + common + [src]))["volumes"][0]
@@ -168,6 +180,10 @@ def main():
             clear = np.array([c for v in some for c in v["clear"][k]])
             print("| %s, %d | %s | %s | %.2f (%d) | %.2f | %s |" % (split, len(some), k, g or " | | ",
                   hits[clear].mean() if clear.any() else np.nan, clear.sum(), hits.mean(), f))
+    for k in ("bias", "clean"):
+        print("\nWhole volumes, %s: " % k + "; ".join("%s: %d of %d recognised, of their slices %.2f (%d)" % (
+              split, sum(v["whole"][k][0] for v in some), len(some), np.mean(sum((v["whole"][k][1] for v in some), [])),
+              sum(len(v["whole"][k][1]) for v in some)) for split, some in groups))
     print("\nPeers for noise, gain in dB: " + "; ".join(
           "%s: best Gaussian filter %+.2f, non-local means told the level %+.2f, with the level measured %+.2f" % (split, *(np.mean([v[n] for v in some]) for n in ("gauss", "told", "measured"))) for split, some in groups))
     if all("n4" in v for v in volumes):

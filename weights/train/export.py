@@ -9,7 +9,10 @@ import os
 import struct
 
 import numpy as np
+import safetensors.torch
 import torch
+
+from data import KINDS
 
 DTYPES = {"float16": "F16", "float32": "F32", "int32": "I32"}
 
@@ -31,19 +34,33 @@ def write_safetensors(path, tensors, metadata):
     os.replace(tmp, path)
 
 
+def load(path):
+    """A checkpoint, or a weights file as one that has nothing but weights."""
+    if not path.endswith(".safetensors"):
+        return torch.load(path, weights_only=True)
+    tensors = {k: v for k, v in safetensors.torch.load_file(path).items() if not k.startswith("prompts.")}
+    return {"ema": tensors, "net": tensors}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--checkpoint", required=True, nargs="+", help="the last of several counts for the record; all are averaged")
+    p.add_argument("--checkpoint", required=True, nargs="+", help="checkpoints, or weights files (the last a checkpoint, which "
+                   "counts for the record): all are averaged")
     p.add_argument("--prompts", required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--name", default="resmap-s")
     p.add_argument("--start", default="random", help="what the run began with, for the training record")
+    p.add_argument("--clean", type=float, default=0, help="added to the classifier's logit of clean: chosen on val, where training's mixture "
+                   "of classes is not what is met")
     p.add_argument("--raw", action="store_true", help="the last weights instead of their average")
     a = p.parse_args()
-    states = [torch.load(path, weights_only=True) for path in a.checkpoint]
+    states = [load(path) for path in a.checkpoint]
     s, of = states[-1], "net" if a.raw else "ema"
     z = np.load(a.prompts)
-    tensors = {k: (sum(t[of][k].double() for t in states) / len(states)).numpy().astype(np.float16) for k in s[of]}
+    tensors = {k: (sum(t[of][k].double() for t in states) / len(states)).numpy() for k in s[of]}
+    if a.clean:
+        tensors["classifier.fc2.bias"][KINDS.index("clean")] += a.clean
+    tensors = {k: v.astype(np.float16) for k, v in tensors.items()}
     for k, v in tensors.items():
         if not np.isfinite(v).all():
             raise SystemExit("%s does not fit in F16" % k)
@@ -52,8 +69,8 @@ def main():
     config = dict(json.loads(s["config"]), name=a.name)
     config["training"] = {"data": "train split of the project's data set (see the data sheet %s.md)" % a.name,
                           "steps": s["step"], "minutes": round(s["spent"] / 60, 1), "megapixels": round(s["pixels"] / 1e6),
-                          "loss": "L1 and squared error, relative to what the artifact did, + 0.05 cross entropy", "start": a.start,
-                          "optimizer": "Adam, cosine; weights averaged" + ("; of %d checkpoints" % len(states) if len(states) > 1 else ""),
+                          "loss": "L1 and squared error, relative to what the artifact did, + cross entropy", "start": a.start,
+                          "clean_logit": a.clean, "optimizer": "Muon and Adam, cosine; weights averaged" + ("; of %d sets" % len(states) if len(states) > 1 else ""),
                           "precision": "bfloat16 autocast", "parameters": sum(int(v.numel()) for v in s["ema"].values())}
     write_safetensors(a.out, tensors, {"resmap.config": json.dumps(config, sort_keys=True)})
     data = open(a.out, "rb").read()
