@@ -626,9 +626,12 @@ static resmap_status check_arguments(rsm_env *env, const resmap_model *model, co
 }
 
 /* Claims every name before the work: an output that cannot be written should not cost a restoration. */
-static resmap_status claim(const resmap_files *files, rsm_outputs *outputs)
+static resmap_status claim(const resmap_model *model, const resmap_files *files, rsm_outputs *outputs)
 {
+    RSM_TRY(rsm_outputs_spare(outputs, files->mask));
+    RSM_TRY(rsm_outputs_spare(outputs, model->name));
     RSM_TRY(rsm_outputs_claim(outputs, files->output));
+    RSM_TRY(rsm_outputs_spare(outputs, files->input));      /* its restoration may replace it, nothing else */
     if (files->residual != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->residual));
     if (files->figure != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->figure));
     if (files->report != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->report));
@@ -651,7 +654,7 @@ resmap_status resmap_restore_file(resmap_context *context, resmap_model *model, 
     if (files->mask != NULL) RSM_CHECK(rsm_image_read(env, files->mask, &mask));
     read = rsm_seconds() - start;
     RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
-    RSM_CHECK(claim(files, outputs));
+    RSM_CHECK(claim(model, files, outputs));
     RSM_CHECK(run_cascade(context, model, input, mask, options, &restored, &report));
     written = rsm_seconds();
     report->input = rsm_strdup(files->input);

@@ -216,7 +216,9 @@ resmap_status rsm_synth_file(rsm_env *env, rsm_device *device, const resmap_synt
     RSM_CHECK(rsm_image_read(env, files->input, &clean));
     /* Claiming the names first: an output that cannot be written should not cost the work. */
     RSM_CHECK(rsm_outputs_create(env, files->overwrite, &outputs));
+    RSM_CHECK(rsm_outputs_spare(outputs, files->from));
     RSM_CHECK(rsm_outputs_claim(outputs, files->output));
+    RSM_CHECK(rsm_outputs_spare(outputs, files->input));
     if (files->report) RSM_CHECK(rsm_outputs_claim(outputs, files->report));
     if (files->figure) RSM_CHECK(rsm_outputs_claim(outputs, files->figure));
     RSM_CHECK(rsm_synth(env, device, clean, options, (const char *)from, from_size, files->from,

@@ -295,18 +295,15 @@ START_TEST(every_failure_is_an_error)
 }
 END_TEST
 
-/* One of two devices breaks, early or late, while both work: the other does everything, with the same
- * result. */
-START_TEST(one_of_two_breaks)
+/* The bytes of the output that one device gives, and how many calls it takes to set up two, which `devices` are from then on. */
+static long prepare_two(float *expected)
 {
-    static float expected[WIDTH * HEIGHT * SLICES];
     session s;
-    long total, calls_of_setup;
-    int lost = 0;
+    long calls_of_setup;
 
     setenv("RESMAP_CACHE", cache, 1);
     ck_assert_int_eq(run(&s), RESMAP_OK);
-    memcpy(expected, resmap_image_data_const(s.output), sizeof expected);
+    memcpy(expected, resmap_image_data_const(s.output), sizeof *expected * WIDTH * HEIGHT * (size_t)slices);
     end(&s);
     devices = "auto,auto";
     steps = 0;
@@ -314,6 +311,19 @@ START_TEST(one_of_two_breaks)
     calls_of_setup = calls;
     end(&s);
     steps = 2;
+    return calls_of_setup;
+}
+
+/* One of two devices breaks, early or late, while both work: the other does everything, with the same
+ * result. */
+START_TEST(one_of_two_breaks)
+{
+    static float expected[WIDTH * HEIGHT * SLICES];
+    session s;
+    const long calls_of_setup = prepare_two(expected);
+    long total;
+    int lost = 0;
+
     ck_assert_int_eq(run(&s), RESMAP_OK);
     total = calls;
     ck_assert_uint_eq(s.report->device_count, 2);
@@ -344,17 +354,8 @@ START_TEST(one_of_two_is_not_ready)
     long calls_of_setup;
     int left_out = 0;
 
-    setenv("RESMAP_CACHE", cache, 1);
     slices = MANY_SLICES;
-    ck_assert_int_eq(run(&s), RESMAP_OK);
-    memcpy(expected, resmap_image_data_const(s.output), sizeof expected);
-    end(&s);
-    devices = "auto,auto";
-    steps = 0;
-    ck_assert_int_eq(run(&s), RESMAP_OK);
-    calls_of_setup = calls;
-    end(&s);
-    steps = 2;
+    calls_of_setup = prepare_two(expected);
     for (long i = 1; i <= calls_of_setup; i++) {
         resmap_status status;
         failing_call = i;

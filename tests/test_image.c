@@ -968,6 +968,21 @@ START_TEST(test_outputs_refused)
     rsm_outputs_free(outputs);
     ck_assert_int_eq(clean_folder(), 0);
 
+    /* a file that is read, by another name */
+    write_plain(at("read"), "read", 4);
+    ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
+    ck_assert_int_eq(rsm_outputs_spare(outputs, NULL), RESMAP_OK);
+    ck_assert_int_eq(rsm_outputs_spare(outputs, at("none")), RESMAP_OK);
+    ck_assert_int_eq(rsm_outputs_spare(outputs, at("read")), RESMAP_OK);
+    snprintf(other, sizeof other, "%s/./read", folder);
+    ck_assert_int_eq(add_output(outputs, other, &a), RESMAP_BAD_ARGUMENT);
+    ck_assert_ptr_nonnull(strstr(env.error, "written over"));
+    ck_assert_int_eq(link(at("read"), at("second")), 0);
+    ck_assert_int_eq(add_output(outputs, at("second"), &a), RESMAP_BAD_ARGUMENT);
+    rsm_outputs_free(outputs);
+    ck_assert(file_has(at("read"), "read"));
+    ck_assert_int_eq(clean_folder(), 2);
+
     if (geteuid() != 0) {
         ck_assert_int_eq(mkdir(at("closed"), 0500), 0);
         ck_assert_int_eq(rsm_outputs_create(&env, 0, &outputs), RESMAP_OK);

@@ -113,10 +113,8 @@ extern const char *const cli_planes[], *const cli_precisions[], *const cli_progr
 #define CLI_OPTION_VERBOSE(c) \
     CLI_TAKES('v', "verbose", NULL, "say more; twice: still more", CLI_COUNT, &(c)->verbose)
 
-/* Refuses an output that is another output or an input, but for outputs[0] being inputs[0]: a scan may be replaced by what becomes
- * of it. NULL: none. 0, or the exit status after a message. */
-enum { CLI_NAMES = 4 };
-int cli_check_names(const char *command, const char *const *outputs, const char *const *inputs);
+/* The first of some outputs' names (NULL: none) that stands there twice, or NULL: they would overwrite each other. */
+const char *cli_named_twice(const char *const *names, size_t count);
 
 /* A context that logs and shows progress as asked for, and stops at signals; NULL (with a message) when there
  * is no memory for one. */

@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define MAX_OPTIONS 48
 #define LONG_OPTION 256 /* getopt_long's value for the table's first row; letters are below */
@@ -188,26 +187,12 @@ int cli_parse(const cli_command *command, const cli_option *options, size_t coun
     return -1;
 }
 
-/* Whether two names are one file, existing or not. */
-static int same_file(const char *a, const char *b)
+const char *cli_named_twice(const char *const *names, size_t count)
 {
-    struct stat of_a, of_b;
-
-    if (strcmp(a, b) == 0) return 1;
-    return stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
-}
-
-int cli_check_names(const char *command, const char *const *outputs, const char *const *inputs)
-{
-    for (size_t i = 0; i < CLI_NAMES; i++) {
-        if (!outputs[i]) continue;
-        for (size_t j = i + 1; j < CLI_NAMES; j++)
-            if (outputs[j] && same_file(outputs[i], outputs[j])) return cli_usage(command, "'%s' is to be written twice", outputs[i]);
-        for (size_t j = 0; j < CLI_NAMES; j++)
-            if (inputs[j] && (i > 0 || j > 0) && same_file(outputs[i], inputs[j]))
-                return cli_usage(command, "'%s' is to be read, and to be written over", outputs[i]);
-    }
-    return 0;
+    for (size_t i = 0; i < count; i++)
+        for (size_t j = i + 1; j < count; j++)
+            if (names[i] && names[j] && strcmp(names[i], names[j]) == 0) return names[i];
+    return NULL;
 }
 
 /* ---- Contexts and failures ---- */

@@ -36,12 +36,11 @@ static void print_steps(const resmap_report *report, const resmap_volume_report 
     printf("\n");
 }
 
-static int check_names(const char *command, const resmap_files *files, const char *model)
+static const char *named_twice(const resmap_files *files)
 {
-    const char *const outputs[CLI_NAMES] = {files->output, files->report, files->residual, files->figure};
-    const char *const inputs[CLI_NAMES] = {files->input, files->mask, model};
+    const char *const names[] = {files->output, files->report, files->residual, files->figure};
 
-    return cli_check_names(command, outputs, inputs);
+    return cli_named_twice(names, sizeof names / sizeof names[0]);
 }
 
 static int run(const cli_command *command, int argc, char **argv)
@@ -90,8 +89,8 @@ static int run(const cli_command *command, int argc, char **argv)
     files.input = operands[0];
     files.output = operands[1];
     files.mask = common.mask;
-    status = check_names(command->name, &files, common.model);
-    if (status) return status;
+    if (named_twice(&files))
+        return cli_usage(command->name, "'%s' is to be written twice", named_twice(&files));
     cli_fill(&common, &options);
 
     status = cli_open(&common, &context, &model);

@@ -149,12 +149,11 @@ static int check(const char *command, request *r, int from)
     return 0;
 }
 
-static int check_names(const char *command, const resmap_synth_files *files)
+static const char *named_twice(const resmap_synth_files *files)
 {
-    const char *const outputs[CLI_NAMES] = {files->output, files->report, files->figure};
-    const char *const inputs[CLI_NAMES] = {files->input, files->from};
+    const char *const names[] = {files->output, files->report, files->figure};
 
-    return cli_check_names(command, outputs, inputs);
+    return cli_named_twice(names, sizeof names / sizeof names[0]);
 }
 
 static void print_result(const resmap_synth_files *files, const resmap_synth_options *options)
@@ -229,8 +228,8 @@ static int run(const cli_command *command, int argc, char **argv)
     if (status) return status;
     files.input = operands[0];
     files.output = operands[1];
-    status = check_names(command->name, &files);
-    if (status) return status;
+    if (named_twice(&files))
+        return cli_usage(command->name, "'%s' is to be written twice", named_twice(&files));
 
     context = cli_start(&common);
     if (!context) return 1;

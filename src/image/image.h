@@ -36,6 +36,8 @@ int rsm_image_same_grid(const struct resmap_image *a, const struct resmap_image 
 /* A group of files written under temporary names in their folders and renamed together. */
 typedef struct rsm_outputs rsm_outputs;
 resmap_status rsm_outputs_create(rsm_env *env, int overwrite, rsm_outputs **outputs);
+/* No output claimed from now on may be `path`, which is read; NULL: nothing. */
+resmap_status rsm_outputs_spare(rsm_outputs *outputs, const char *path);
 /* Refuses an existing `path` unless overwrite (checked again at commit), and one whose folder cannot be written. Nothing lies
  * there afterwards, so that nothing is left when a driver or the system ends the process during the work. */
 resmap_status rsm_outputs_claim(rsm_outputs *outputs, const char *path);

@@ -26,6 +26,8 @@ struct rsm_outputs {
     int overwrite;
     size_t count;
     staged *files;
+    size_t spared_count;
+    struct stat *spared;         /* of files that are read */
 };
 
 resmap_status rsm_outputs_create(rsm_env *env, int overwrite, rsm_outputs **outputs)
@@ -156,9 +158,26 @@ static resmap_status stage(const rsm_outputs *outputs, const char *path, staged 
     for (size_t i = 0; i < outputs->count; i++)
         if (strcmp(outputs->files[i].target, file->target) == 0)
             return rsm_fail(env, RESMAP_BAD_ARGUMENT, "%s: two outputs have the same name", path);
+    struct stat st;
+    int there = outputs->spared_count > 0 && stat(file->target, &st) == 0;
+    for (size_t i = 0; there && i < outputs->spared_count; i++)
+        if (outputs->spared[i].st_dev == st.st_dev && outputs->spared[i].st_ino == st.st_ino)
+            return rsm_fail(env, RESMAP_BAD_ARGUMENT, "%s: is to be read, and to be written over", path);
     RSM_TRY(check_target(outputs, file));
     RSM_TRY(open_temporary(env, file));
     drop_temporary(file);
+    return RESMAP_OK;
+}
+
+resmap_status rsm_outputs_spare(rsm_outputs *outputs, const char *path)
+{
+    struct stat st;
+    if (!path || stat(path, &st) != 0) return RESMAP_OK;     /* what is not there cannot be written over */
+    size_t bytes = (outputs->spared_count + 1) * sizeof *outputs->spared;
+    struct stat *spared = realloc(outputs->spared, bytes);
+    if (!spared) return rsm_no_memory(outputs->env, bytes);
+    outputs->spared = spared;
+    spared[outputs->spared_count++] = st;
     return RESMAP_OK;
 }
 
@@ -251,6 +270,7 @@ void rsm_outputs_free(rsm_outputs *outputs)
 {
     if (!outputs) return;
     for (size_t i = 0; i < outputs->count; i++) staged_clear(&outputs->files[i]);
+    free(outputs->spared);
     free(outputs->files);
     free(outputs);
 }

@@ -121,12 +121,13 @@ def main():
         cells = [os.path.basename(row["path"]).replace(".nii.gz", "")]
         clean_whole, biased_whole = (nibabel.load(p).get_fdata(dtype=np.float32) for p in paths)
         scaled_whole = scaler(clean_whole)
-        for kind, path, scan in (("bias", paths[1], biased_whole), ("clean", paths[0], clean_whole)):
-            answer = json.loads(run([a.resmap, "classify", "--json"] + common + [path]))["volumes"][0]
-            of["whole"][kind] = calls(answer, scaled_whole(scan), scaled_whole(clean_whole), axis, kind)
+        whole = {"clean": scaled_whole(clean_whole), "bias": scaled_whole(biased_whole)}
+        classify = lambda path: json.loads(run([a.resmap, "classify", "--json"] + common + [path]))["volumes"][0]
+        for kind, path in zip(("clean", "bias"), paths):
+            of["whole"][kind] = calls(classify(path), whole[kind], whole["clean"], axis, kind)
         for kind in KINDS:
             src, dst = os.path.join(work, "%d-%s.nii" % (i, kind)), os.path.join(work, "%d-%s-restored.nii" % (i, kind))
-            answer = json.loads(run([a.resmap, "classify", "--json"] + common + [src]))["volumes"][0]
+            answer = classify(src)
             x = scaled(slabs[kind])
             of["called"][kind] = [s["class"] for s in answer["slices"]]
             of["clear"][kind] = [kind == "clean" or psnr(ref, ours) < 35
@@ -136,12 +137,11 @@ def main():
                     run([a.resmap, "restore", "-f", "--order", c, "--steps", "1"] + common + [src, dst])
                     of["forced"][c] = psnr(clean, scaled(nibabel.load(dst).get_fdata()))
                 run([a.resmap, "restore", "-f", "--order", "bias", "--steps", "1"] + common + [paths[0], dst])
-                of["forced"]["bias"] = psnr(scaled_whole(clean_whole), scaled_whole(nibabel.load(dst).get_fdata()))
+                of["forced"]["bias"] = psnr(whole["clean"], scaled_whole(nibabel.load(dst).get_fdata()))
                 continue
             now, scale = (clean, scaled)
             if kind == "bias":
-                src, now, scale = paths[1], scaled_whole(clean_whole), scaled_whole
-                x = scaled_whole(biased_whole)
+                src, now, x, scale = paths[1], whole["clean"], whole["bias"], scaled_whole
             run([a.resmap, "restore", "-f", "--order", kind, "--steps", "1"] + common + [src, dst])
             restored = scale(nibabel.load(dst).get_fdata())
             before, after = psnr(now, x), psnr(now, restored)
