@@ -416,9 +416,9 @@ RESMAP_API void resmap_synth_options_init(resmap_synth_options *options);
 
 /* Corrupts every frame of `clean`. Computes on the opened device, or in plain C (float64) when none is opened or it is
  * "reference". The same seed gives the same bytes on one device and values within 1e-5 of the clean volume's range on any
- * other, where a field multiplies by no more than some twenty: it multiplies the rounding of the motion before it (5e-7 of
- * the range), too, and the fields of preset `paper` reach thousands in the corners of a scan. `record`, if not NULL, gets
- * every number drawn as JSON text, to be freed with resmap_text_free.
+ * other; frames whose artifacts are too strong for that in float32 (the fields of preset `paper` reach thousands in the
+ * corners of a scan) are computed in plain C whatever is opened. `record`, if not NULL, gets every number drawn as JSON
+ * text, to be freed with resmap_text_free.
  * RESMAP_BAD_ARGUMENT for options out of range; RESMAP_BAD_FILE for non-finite voxels, a constant volume (a
  * constant frame of several passes unchanged), or a shape without room for the artifact. */
 RESMAP_API resmap_status resmap_synth(resmap_context *context, const resmap_image *clean,

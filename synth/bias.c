@@ -136,6 +136,17 @@ done:
     return RESMAP_OK;
 }
 
+double rsm_bias_most(const rsm_bias *bias, const size_t shape[3], double log_mean)
+{
+    double most = -INFINITY;
+    for (size_t r = 0; r < shape[1] * shape[2]; r++) {
+        double row[RSM_MAX_BIAS_ORDER + 1];
+        row_polynomial(bias, shape, r % shape[1], r / shape[1], row);
+        for (size_t i = 0; i < shape[0]; i++) most = fmax(most, evaluate(row, bias->order, coordinate(i, shape[0])));
+    }
+    return exp(most - log_mean);
+}
+
 resmap_status rsm_bias_apply(rsm_device *device, const rsm_bias *bias, const size_t shape[3], double log_mean,
                              rsm_buffer *volume)
 {

@@ -95,6 +95,8 @@ resmap_status rsm_noise_apply(rsm_device *device, const rsm_noise *noise, const 
 /* log of the field's mean over the voxels of the clean volume above `threshold`. */
 resmap_status rsm_bias_measure(rsm_device *device, const rsm_bias *bias, const size_t shape[3],
                                rsm_buffer *clean, double threshold, double *log_mean);
+/* The largest value of field / exp(log_mean). */
+double rsm_bias_most(const rsm_bias *bias, const size_t shape[3], double log_mean);
 /* Multiplies the volume by field / exp(log_mean). */
 resmap_status rsm_bias_apply(rsm_device *device, const rsm_bias *bias, const size_t shape[3], double log_mean,
                              rsm_buffer *volume);
