@@ -19,14 +19,14 @@ static float2 log_field(__global const float2 *row, __global const float2 *power
     return sum;
 }
 
-/* volume *= field. Work-items: (i, row). */
+/* volume *= field. One work-item a voxel, in one dimension: some GPUs take no more than 65535 groups along a second. */
 __kernel void synth_bias(__global float *volume, __global const float2 *rows, __global const float2 *powers,
-                         int order, int width, int row_count)
+                         int order, int width, int count)
 {
-    const int i = get_global_id(0), r = get_global_id(1);
-    if (i >= width || r >= row_count) return;
+    const int at = get_global_id(0), i = at % width, r = at / width;
+    if (at >= count) return;
     const float2 e = log_field(rows + r * (order + 1), powers + i * (order + 1), order);
-    volume[r * width + i] *= exp(e.x) * (1.0f + e.y);
+    volume[at] *= exp(e.x) * (1.0f + e.y);
 }
 
 /* For each row the largest log of the field over the voxels above `threshold`, the sum of exp(log - largest),

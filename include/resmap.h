@@ -94,14 +94,16 @@ RESMAP_API resmap_status resmap_list_devices(resmap_context *context, const resm
 
 /* Opens the device that later calls compute on, in place of the one opened before. `specification`: "auto" (or
  * NULL), an index, a part of the name, "gpu", "cpu", or "reference" (plain C in float64; slow, exact, never taken
- * by "auto"). RESMAP_NO_DEVICE when there is none such. Models opened earlier follow to the new device.
+ * by "auto"). RESMAP_NO_DEVICE when there is none such. Models opened earlier follow to the new device. Where what "auto"
+ * would take cannot be opened (no rights, taken by others) the next best is, with a warning.
  *
  * Several may be opened, which share the slices of a volume: "all" (every usable device, but one driver for
  * the CPU), or a list, "0,2". "0/2" is two devices, each half of device 0; a device named twice works on two
  * slices at a time. So does one named once where its tuning found that faster. The library then starts a
  * thread for each slice in work while resmap_restore or resmap_classify works: the progress callback is
  * called in the caller's thread all the same, the log in any, never two at a time.
- * One that fails is left out with a warning, and what it had to do is done by the others. */
+ * One that fails is left out with a warning, and what it had to do is done by the others; so is, of "all", one that cannot be
+ * opened. */
 RESMAP_API resmap_status resmap_open_device(resmap_context *context, const char *specification);
 /* The opened device; of several number `index` (0: the first); NULL: there is none such. */
 RESMAP_API const resmap_device *resmap_opened_device(const resmap_context *context, size_t index);

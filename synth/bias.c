@@ -164,12 +164,12 @@ resmap_status rsm_bias_apply(rsm_device *device, const rsm_bias *bias, const siz
     }
     rsm_buffer *rows = NULL, *powers = NULL;
     rsm_kernel *kernel;
-    const size_t global[2] = {shape[0], row_count};
+    const size_t count = shape[0] * row_count;
     resmap_status status;
     RSM_CHECK(make_tables(device, bias, shape, log_mean, &rows, &powers));
     RSM_CHECK(rsm_kernel_get(device, "synth_bias", "synth_bias", "", &kernel));
-    RSM_CHECK(RSM_RUN(device, kernel, 2, global, NULL, RSM_BUFFER(volume), RSM_BUFFER(rows),
-                      RSM_BUFFER(powers), RSM_INT(bias->order), RSM_INT(shape[0]), RSM_INT(row_count)));
+    RSM_CHECK(RSM_RUN(device, kernel, 1, &count, NULL, RSM_BUFFER(volume), RSM_BUFFER(rows),
+                      RSM_BUFFER(powers), RSM_INT(bias->order), RSM_INT(shape[0]), RSM_INT(count)));
 done:
     rsm_buffer_free(rows);
     rsm_buffer_free(powers);

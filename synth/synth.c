@@ -18,7 +18,10 @@ enum { CHUNK = 1 << 16 };
 /* Devices round to float32, and are to agree with the reference within 1e-5 of hi. Seen on PoCL: motion is off by up to
  * 5e-7 of hi, which a field multiplies; fields and noise by 2e-7 of what they make, and noise makes some six sigmas.
  * Where the field's maximum times the brightest voxel, plus four sigmas, exceeds this, plain C takes the frame. */
-static const double MOST_ON_DEVICE = 20.0;
+static double most_on_device(const rsm_device *device)
+{
+    return rsm_device_is_cpu(device) ? 20.0 : 6.0;       /* others may round functions four times as far */
+}
 
 /* ---- Volumes to and from the device ---- */
 
@@ -105,7 +108,7 @@ static resmap_status corrupt(rsm_device *device, rsm_device **plain, const rsm_r
     if (!rsm_buffer_host(volume)) {
         const double field = bias ? rsm_bias_most(&bias->of.bias, shape, log_mean) : 1.0;
         const double sigma = noise ? noise->of.noise.sigma : 0.0;
-        if (field * brightest(in, count, scale) + 4.0 * sigma > MOST_ON_DEVICE) {
+        if (field * brightest(in, count, scale) + 4.0 * sigma > most_on_device(device)) {
             rsm_log(rsm_device_env(device), RESMAP_LOG_INFO,
                     "%s: artifacts too strong for float32 are computed in plain C", name);
             if (!*plain) RSM_CHECK(rsm_device_open(rsm_device_env(device), "reference", plain));

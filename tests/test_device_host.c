@@ -71,6 +71,32 @@ START_TEST(choosing)
 }
 END_TEST
 
+/* Makers count units differently: a GPU with memory of its own comes before a wider one that has the host's. */
+START_TEST(scored)
+{
+    const resmap_device wide = {.type = "gpu", .compute_units = 96, .clock_mhz = 1300};
+    const resmap_device narrow = {.type = "gpu", .compute_units = 28, .clock_mhz = 1777};
+    const resmap_device processor = {.type = "cpu", .compute_units = 128, .clock_mhz = 4000};
+    const rsm_candidate own = {.host_memory = 0}, shared = {.host_memory = 1};
+    ck_assert(rsm_device_score(&narrow, &own) > rsm_device_score(&wide, &shared));
+    ck_assert(rsm_device_score(&wide, &own) > rsm_device_score(&narrow, &own));
+    ck_assert(rsm_device_score(&narrow, &shared) > rsm_device_score(&processor, &shared));
+}
+END_TEST
+
+/* What "auto" tries, should the best not open. */
+START_TEST(ranking)
+{
+    const rsm_device_list list = {DEVICES, items, candidates}, unusable = {1, items + 1, candidates + 1};
+    size_t *indices, count;
+    OK(rsm_device_list_ranked(&env, &list, &indices, &count));
+    ck_assert_uint_eq(count, 3);
+    ck_assert(indices[0] == 3 && indices[1] == 2 && indices[2] == 0);
+    free(indices);
+    ck_assert_int_eq(rsm_device_list_ranked(&env, &unusable, &indices, &count), RESMAP_NO_DEVICE);
+}
+END_TEST
+
 /* "all": the usable ones, and one driver for the CPU. */
 START_TEST(choosing_all)
 {
@@ -422,6 +448,8 @@ int main(void)
     Suite *suite = suite_create("device, without OpenCL");
     TCase *tcase = tcase_create("choosing and reference");
     tcase_add_test(tcase, choosing);
+    tcase_add_test(tcase, scored);
+    tcase_add_test(tcase, ranking);
     tcase_add_test(tcase, choosing_all);
     tcase_add_test(tcase, several);
     tcase_add_test(tcase, words);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "device/device.h"
@@ -101,6 +102,84 @@ cl_int clEnqueueNDRangeKernel(cl_command_queue queue, cl_kernel kernel, cl_uint 
     *(void **)&function = real("clEnqueueNDRangeKernel");
     return function(queue, kernel, dims, offset, global, local, waits, wait, event);
 }
+
+/* ---- A GPU that lists itself and is not to be had ---- */
+
+static int pretending;                           /* PoCL's "basic" device calls itself a GPU, and has no context for us */
+
+static int is_pretender(cl_device_id device)
+{
+    cl_int (*function)(cl_device_id, cl_device_info, size_t, void *, size_t *);
+    char name[256] = "";
+
+    *(void **)&function = real("clGetDeviceInfo");
+    return pretending && function(device, CL_DEVICE_NAME, sizeof name, name, NULL) == CL_SUCCESS && strncmp(name, "basic", 5) == 0;
+}
+
+cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, void *value, size_t *actual)
+{
+    cl_int (*function)(cl_device_id, cl_device_info, size_t, void *, size_t *);
+    cl_int status;
+
+    *(void **)&function = real("clGetDeviceInfo");
+    status = function(device, what, size, value, actual);
+    if (what == CL_DEVICE_TYPE && value != NULL && is_pretender(device)) *(cl_device_type *)value = CL_DEVICE_TYPE_GPU;
+    return status;
+}
+
+cl_context clCreateContext(const cl_context_properties *properties, cl_uint count, const cl_device_id *ids,
+                           void (CL_CALLBACK *notify)(const char *, const void *, size_t, void *), void *data, cl_int *error)
+{
+    cl_context (*function)(const cl_context_properties *, cl_uint, const cl_device_id *,
+                           void (CL_CALLBACK *)(const char *, const void *, size_t, void *), void *, cl_int *);
+
+    if (is_pretender(ids[0])) {
+        *error = CL_OUT_OF_HOST_MEMORY;          /* what ROCm calls any trouble */
+        return NULL;
+    }
+    *(void **)&function = real("clCreateContext");
+    return function(properties, count, ids, notify, data, error);
+}
+
+static int warnings;
+
+static void count_warnings(void *data, resmap_log_level level, const char *text)
+{
+    (void)data;
+    if (level == RESMAP_LOG_WARNING && strstr(text, "done without") != NULL) warnings++;
+}
+
+/* In a process of its own, for drivers look at the environment once: 0 when all is as it should be, 77 without such a driver. */
+static int with_pretender(void)
+{
+    const char *const specifications[] = {"auto", "all"};
+    resmap_context *context;
+
+    pretending = 1;
+    setenv("POCL_DEVICES", "basic pthread", 1);
+    setenv("RESMAP_TUNING", "off", 1);
+    if (resmap_context_create(&context) != RESMAP_OK) return 1;
+    resmap_set_log(context, count_warnings, NULL);
+    if (resmap_open_device(context, "gpu") == RESMAP_NO_DEVICE) return 77;
+    if (resmap_open_device(context, "gpu") != RESMAP_DEVICE_FAILED || warnings != 0) return 2;
+    for (int i = 0; i < 2; i++) {
+        if (resmap_open_device(context, specifications[i]) != RESMAP_OK) return 10 + i;
+        if (resmap_opened_device(context, 1) != NULL) return 20 + i;
+        if (strncmp(resmap_opened_device(context, 0)->name, "pthread", 7) != 0) return 25 + i;
+        if (warnings != i + 1) return 30 + i;
+    }
+    resmap_context_free(context);
+    return 0;
+}
+
+static int pretender_result;
+
+START_TEST(one_that_cannot_be_opened)
+{
+    if (pretender_result == 77) printf("# no driver that offers two devices here\n");
+    else ck_assert_int_eq(pretender_result, 0);
+}
+END_TEST
 
 /* ---- What is run ---- */
 
@@ -524,9 +603,14 @@ int main(void)
     Suite *suite = suite_create("driver");
     TCase *tests = tcase_create("driver");
     resmap_context *context;
-    int failed;
+    int failed, ended;
+    pid_t child;
     resmap_status status;
 
+    fflush(NULL);
+    child = fork();
+    if (child == 0) _exit(with_pretender());
+    pretender_result = child > 0 && waitpid(child, &ended, 0) == child && WIFEXITED(ended) ? WEXITSTATUS(ended) : 98;
     if (resmap_context_create(&context) != RESMAP_OK) return 99;
     status = resmap_open_device(context, "auto");
     if (status != RESMAP_OK) printf("skipped: %s\n", resmap_error(context));
@@ -535,6 +619,7 @@ int main(void)
     if (!make_scratch(cache)) return 99;
 
     tcase_set_timeout(tests, 0);
+    tcase_add_test(tests, one_that_cannot_be_opened);
     tcase_add_test(tests, wrong_device_is_refused);
     tcase_add_test(tests, wrong_fp16_is_refused);
     tcase_add_test(tests, checks_are_remembered);

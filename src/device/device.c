@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/share.h"
+
 const char *rsm_cl_error_name(cl_int code)
 {
 #define NAME(e) case e: return #e
@@ -79,7 +81,7 @@ resmap_status rsm_cl_fail(rsm_device *device, const char *what, cl_int code)
     resmap_status status = RESMAP_DEVICE_FAILED;
     if (code == CL_MEM_OBJECT_ALLOCATION_FAILURE) status = RESMAP_NO_DEVICE_MEMORY;
     else if (code == CL_INVALID_BUFFER_SIZE) status = RESMAP_NO_DEVICE_MEMORY;
-    else if (code == CL_OUT_OF_HOST_MEMORY) status = RESMAP_NO_MEMORY;
+    /* CL_OUT_OF_HOST_MEMORY is what some drivers call any trouble of the device (ROCm): not RESMAP_NO_MEMORY. */
     else if (code == CL_BUILD_PROGRAM_FAILURE) status = RESMAP_BUILD_FAILED;
     return rsm_fail(device->env, status, "device %s: %s: %s (%d)", device->info.name, what,
                     rsm_cl_error_name(code), code);
@@ -99,10 +101,10 @@ static uint64_t physical_memory(void)
 
 static void set_memory(rsm_device *device, size_t element)
 {
-    /* CPUs share the memory with everything else that runs. */
+    /* The host's is shared with everything else that runs. */
     uint64_t memory = device->info.memory_bytes, elements = (uint64_t)RSM_MAX_ELEMENTS * element;
     if (memory == 0) memory = UINT64_MAX;
-    device->default_limit = device->cpu ? memory / 2 : memory / 5 * 4;
+    device->default_limit = device->host_memory ? memory / 2 : memory / 5 * 4;
     device->limit = device->default_limit;
     device->sharers = 1;
     device->max_allocation = device->info.max_allocation_bytes;
@@ -112,7 +114,7 @@ static void set_memory(rsm_device *device, size_t element)
 static resmap_status fill_in_reference(rsm_device *device)
 {
     device->reference = 1;
-    device->cpu = 1;
+    device->cpu = device->host_memory = 1;
     device->vector = 1;
     device->info.index = -1;
     device->info.platform = rsm_strdup("plain C");
@@ -146,6 +148,7 @@ static resmap_status fill_in(rsm_device *device, const resmap_device *item, cons
     device->quirks = candidate->quirks;
     device->sub_groups = candidate->sub_groups;
     device->cpu = strcmp(item->type, "cpu") == 0;
+    device->host_memory = candidate->host_memory;
     set_memory(device, sizeof(float));
     return RESMAP_OK;
 }
@@ -303,15 +306,16 @@ static resmap_status add_choice(rsm_env *env, choice **choices, size_t *count, c
     return RESMAP_OK;
 }
 
-/* What every item of a specification names, in fresh memory (also on failure). */
+/* What every item of a specification names, in fresh memory (also on failure). "auto": all that may be taken, the best first. */
 static resmap_status choose_all(rsm_env *env, const rsm_device_list *list, const char *specification,
                                 choice **choices, size_t *count)
 {
     resmap_status status = RESMAP_OK;
     choice chosen;
-    if (strcmp(specification, "all") == 0) {
+    const int all = strcmp(specification, "all") == 0;
+    if (all || strcmp(specification, "auto") == 0) {
         size_t *indices, found;
-        RSM_TRY(rsm_device_list_all(env, list, &indices, &found));
+        RSM_TRY((all ? rsm_device_list_all : rsm_device_list_ranked)(env, list, &indices, &found));
         for (size_t i = 0; i < found && status == RESMAP_OK; i++) {
             status = add_choice(env, choices, count, (choice){.index = indices[i], .parts = 1});
         }
@@ -346,13 +350,13 @@ static resmap_status choose_all(rsm_env *env, const rsm_device_list *list, const
 }
 
 /* Those that use the same memory take an equal share of it each: parts of one device, one opened twice, and
- * all CPUs. */
+ * all that use the host's. */
 static void divide_memory(rsm_device **devices, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         uint64_t sharers = 0;
         for (size_t k = 0; k < count; k++) {
-            sharers += devices[i]->cpu ? devices[k]->cpu != 0 : devices[k]->whole == devices[i]->whole;
+            sharers += devices[i]->host_memory ? devices[k]->host_memory != 0 : devices[k]->whole == devices[i]->whole;
         }
         devices[i]->sharers = sharers;
         devices[i]->default_limit /= sharers;
@@ -369,13 +373,14 @@ resmap_status rsm_devices_open(rsm_env *env, const char *specification, rsm_devi
     size_t chosen = 0, total = 0, count = 0;
     resmap_status status = RESMAP_OK;
     if (!specification) specification = "auto";
+    const int one = strcmp(specification, "auto") == 0, some = one || strcmp(specification, "all") == 0;
     /* The reference is to be had where OpenCL fails. */
     if (strcmp(specification, "reference") != 0) RSM_CHECK(rsm_device_list_create(env, &list));
     RSM_CHECK(choose_all(env, list, specification, &choices, &chosen));
-    for (size_t i = 0; i < chosen; i++) total += choices[i].parts;
+    for (size_t i = 0; i < chosen && !(one && i > 0); i++) total += choices[i].parts;
     devices = calloc(total, sizeof *devices);
     if (!devices) RSM_CHECK(rsm_no_memory(env, total * sizeof *devices));
-    for (size_t i = 0; i < chosen; i++) {
+    for (size_t i = 0; i < chosen && !(one && count > 0); i++) {
         for (unsigned part = 0; part < choices[i].parts; part++) {
             rsm_env *own = NULL;
             if (total > 1) {
@@ -383,8 +388,13 @@ resmap_status rsm_devices_open(rsm_env *env, const char *specification, rsm_devi
                 if (!own) RSM_CHECK(rsm_no_memory(env, sizeof *own));
                 rsm_env_follow(own, env);
             }
-            RSM_CHECK(open_choice(env, list, &choices[i], part, own, &devices[count]));
-            count++;
+            status = open_choice(env, list, &choices[i], part, own, &devices[count]);
+            if (status == RESMAP_OK) count++;
+            /* Of devices that nobody named, those that cannot be opened (no rights, taken by others) are done without. */
+            else if (some && rsm_is_device_failure(status) && (count > 0 || i + 1 < chosen)) {
+                rsm_log(env, RESMAP_LOG_WARNING, "%s; done without", env->error);
+                status = RESMAP_OK;
+            } else goto done;
         }
     }
     divide_memory(devices, count);
@@ -418,6 +428,7 @@ resmap_status rsm_device_share(rsm_device *device, rsm_device **result)
     worker->info = device->info;
     worker->identity = device->identity;
     worker->cpu = device->cpu;
+    worker->host_memory = device->host_memory;
     worker->quirks = device->quirks;
     worker->sub_groups = device->sub_groups;
     worker->platform = device->platform;
@@ -483,6 +494,11 @@ int rsm_device_is_reference(const rsm_device *device)
 int rsm_device_is_cpu(const rsm_device *device)
 {
     return device->cpu;
+}
+
+int rsm_device_uses_host_memory(const rsm_device *device)
+{
+    return device->host_memory;
 }
 
 int rsm_device_vector(const rsm_device *device)

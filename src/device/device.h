@@ -34,6 +34,8 @@ const resmap_device *rsm_device_info(const rsm_device *device);
 int rsm_device_is_reference(const rsm_device *device);
 /* CPUs want wide vectors and work-groups of one; GPUs many small work-items. */
 int rsm_device_is_cpu(const rsm_device *device);
+/* Whether its memory is the host's, as of CPUs and of GPUs on the same chip. */
+int rsm_device_uses_host_memory(const rsm_device *device);
 /* Floats that a register of a CPU holds (4, 8 or 16); 1 on other devices and the reference. */
 int rsm_device_vector(const rsm_device *device);
 /* The context's env, for messages. */
@@ -162,7 +164,8 @@ typedef enum rsm_tunable {
 enum {
     RSM_ON_CPU = 1, RSM_ON_GPU = 2,   /* devices that it may suit; GPU: all that are no CPUs */
     RSM_QUICK = 4,               /* a short tuning tries it, too */
-    RSM_SUB_GROUPS = 8           /* needs sub-groups of values[1] work-items */
+    RSM_SUB_GROUPS = 8,          /* needs sub-groups of values[1] work-items */
+    RSM_BY_CLBLAST = 16          /* not where CLBlast is known to be wrong */
 };
 /* A row of the table in variants.c. A new variant of a kernel is a row there and its meaning in the operation. */
 typedef struct rsm_variant {
@@ -221,6 +224,8 @@ resmap_status rsm_tuning_begin(rsm_device *device, rsm_tuning_file **file);
 resmap_status rsm_tuning_keep(rsm_tuning_file *file, const char *made, const rsm_preference *preference,
                               const rsm_tuning_failure *failures, size_t failure_count);
 void rsm_tuning_end(rsm_tuning_file *file);
+/* Removes what was kept: the next use tunes anew. */
+void rsm_tuning_forget(rsm_device *device);
 
 /* ---- GEMM ---- */
 

@@ -26,6 +26,7 @@ typedef struct rsm_candidate {
     char *vendor, *platform_version;
     unsigned quirks;
     unsigned sub_groups;         /* or-ed: sizes that cl_intel_subgroups offers; 0: not there */
+    int host_memory;             /* its memory is the host's: CPUs, and GPUs beside one on a chip */
     int can_work;                /* 0: cannot be opened even when named */
     double score;
 } rsm_candidate;
@@ -44,6 +45,11 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
 /* Indices of the devices that "all" names (fresh memory): every usable one, but of several drivers for the
  * CPU the best. */
 resmap_status rsm_device_list_all(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count);
+/* Those that "auto" may take, every usable one, the best first. */
+resmap_status rsm_device_list_ranked(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count);
+/* By which the best device is chosen: GPUs with memory of their own before those that use the host's, accelerators and CPUs, then
+ * by size; only within a kind, for makers count units differently. */
+double rsm_device_score(const resmap_device *item, const rsm_candidate *candidate);
 /* Whether `word` is one of the words of `text`. */
 int rsm_has_word(const char *text, const char *word);
 
@@ -138,6 +144,7 @@ struct rsm_device {
     resmap_device info;          /* strings owned */
     char *identity;
     int reference, cpu;
+    int host_memory;             /* see rsm_candidate */
     unsigned quirks, sub_groups;   /* see rsm_candidate */
     cl_platform_id platform;
     cl_device_id id, whole;      /* whole: what id is a part of, or id itself */

@@ -110,10 +110,10 @@ static const char *type_name(cl_device_type type)
     return "other";
 }
 
-static double score(const resmap_device *item)
+double rsm_device_score(const resmap_device *item, const rsm_candidate *candidate)
 {
-    double kind = strcmp(item->type, "gpu") == 0 ? 3 : strcmp(item->type, "accelerator") == 0 ? 2
-                : strcmp(item->type, "cpu") == 0 ? 1 : 0;
+    double kind = strcmp(item->type, "gpu") == 0 ? (candidate->host_memory ? 3 : 4)
+                : strcmp(item->type, "accelerator") == 0 ? 2 : strcmp(item->type, "cpu") == 0 ? 1 : 0;
     return kind * 1e9 + (double)item->compute_units * item->clock_mhz;
 }
 
@@ -165,6 +165,7 @@ static resmap_status describe(rsm_env *env, cl_platform_id platform, cl_device_i
     item->subgroups = rsm_has_word(extensions, "cl_khr_subgroups")
         || rsm_has_word(extensions, "cl_intel_subgroups");
     candidate->sub_groups = sub_group_sizes(id, extensions);
+    candidate->host_memory = strcmp(item->type, "cpu") == 0 || device_bool(id, CL_DEVICE_HOST_UNIFIED_MEMORY);
     free(extensions);
 
     const char *reason = NULL;
@@ -184,7 +185,7 @@ static resmap_status describe(rsm_env *env, cl_platform_id platform, cl_device_i
         if (!reason && quirks[i].quirk == RSM_QUIRK_REFUSE) reason = quirks[i].reason;
     }
     item->usable = reason == NULL;
-    candidate->score = score(item);
+    candidate->score = rsm_device_score(item, candidate);
     if (reason) {
         item->reason = rsm_strdup(reason);
         if (!item->reason) return rsm_no_memory(env, strlen(reason) + 1);
@@ -255,6 +256,8 @@ static resmap_status give_reasons(rsm_env *env, rsm_device_list *list)
             const resmap_device *first = &list->items[chosen];
             item->reason = strcmp(item->type, first->type) != 0
                 ? rsm_format("usable, but %s %d is preferred to %s", first->type, first->index, item->type)
+                : list->candidates[i].host_memory && !list->candidates[chosen].host_memory
+                ? rsm_format("usable, but device %d has memory of its own", first->index)
                 : rsm_format("usable, but device %d is at least as large", first->index);
         }
         if (!item->reason) return rsm_no_memory(env, 80);
@@ -398,6 +401,26 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
                         list->items[found].reason);
     }
     *index = found;
+    return RESMAP_OK;
+}
+
+resmap_status rsm_device_list_ranked(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count)
+{
+    size_t *found = calloc(list->count + 1, sizeof *found);
+    if (!found) return rsm_no_memory(env, (list->count + 1) * sizeof *found);
+    *count = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        size_t at = *count;
+        if (!list->items[i].usable) continue;
+        for (; at > 0 && list->candidates[found[at - 1]].score < list->candidates[i].score; at--) found[at] = found[at - 1];
+        found[at] = i;
+        ++*count;
+    }
+    if (*count == 0) {
+        free(found);
+        return no_usable(env, list);
+    }
+    *indices = found;
     return RESMAP_OK;
 }
 

@@ -521,3 +521,9 @@ void rsm_tuning_end(rsm_tuning_file *t)
     free(t);
 }
 
+void rsm_tuning_forget(rsm_device *device)
+{
+    unlink(device->tuning_path);
+    device->tuning_missing = 1;
+    set_state(device, rsm_strdup("none yet"));
+}

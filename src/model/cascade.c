@@ -273,14 +273,14 @@ static uint64_t host_cap(const worker *w)
 }
 
 /* Device memory for waiting encodings: half of what is left under the limit and by the device's other
- * workers; a CPU device's memory is the host's. */
+ * workers; some devices' memory is the host's. */
 static uint64_t device_cap(const worker *w)
 {
     rsm_device *device = rsm_network_device(w->net);
     uint64_t limit = rsm_device_limit(device), used = rsm_device_bytes(device) - w->device_bytes;
     uint64_t cap = limit > used ? (limit - used) / 2 : 0;
 
-    return rsm_device_is_cpu(device) && cap > host_cap(w) ? host_cap(w) : cap;
+    return rsm_device_uses_host_memory(device) && cap > host_cap(w) ? host_cap(w) : cap;
 }
 
 /* Keeps what classifying slice s has left in the full view. */

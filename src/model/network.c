@@ -666,6 +666,8 @@ resmap_status rsm_plan_create(rsm_network *net, size_t height, size_t width, siz
         status = allocate(plan, scratch);
         if (status == RESMAP_OK) status = touch(plan);
         if (status == RESMAP_OK) break;
+        /* What is queued still holds its buffers. */
+        if (status == RESMAP_NO_DEVICE_MEMORY) rsm_device_finish(plan->device);
         clear_plan(plan);
         if (status != RESMAP_NO_DEVICE_MEMORY) break;
         do {                     /* smaller bands, until two rows is all there is */

@@ -61,9 +61,9 @@ static double mean_difference(const float *a, const float *b, size_t count)
     return scale > 0 ? squares / scale : squares;
 }
 
-/* CLBlast has one kernel for small products and another for large ones, by its tables from at most 1472^3 multiplications,
+/* CLBlast has one kernel for small products and another for large ones, by its tables from at most 1984^3 multiplications,
  * which a slice of the check's size does not reach. Odd sizes, so that nothing suits the kernel as it is. */
-enum { M = 1030, N = 2051, K = 1537, A_STRIDE = K + 3, B_STRIDE = N + 5, C_STRIDE = N + 4 };
+enum { M = 1030, N = 4987, K = 1537, A_STRIDE = K + 3, B_STRIDE = N + 5, C_STRIDE = N + 4 };
 
 /* max |C v - A (B v)| / max |A (B v)|: a wrong element anywhere in C shows, without the host's making the product. */
 static double product_error(const float *a, const float *b, const float *c, double *bv, const double *v)
@@ -178,7 +178,7 @@ static char *memory_path(const rsm_network *net, const char *cache_folder)
 {
     char *choices = rsm_tuning_choices(rsm_network_device(net));
     char *what = choices == NULL ? NULL
-                                 : rsm_format("self-check 3\n%s\n%s\n%s\n%s\n%d\n%s", resmap_version(),
+                                 : rsm_format("self-check 4\n%s\n%s\n%s\n%s\n%d\n%s", resmap_version(),
                                               rsm_device_identity(rsm_network_device(net)),
                                               rsm_network_model(net)->file.sha256,
                                               rsm_network_precision(net), rsm_gemm_takes_clblast(rsm_network_device(net)),

@@ -703,14 +703,22 @@ static resmap_status find_winners(tuner *t, size_t height, size_t width, const c
 
 /* ---- The file ---- */
 
+/* "2026-11-30 12:00 UTC, ", or "". */
+static void today(char date[32])
+{
+    time_t now = time(NULL);
+    struct tm utc;
+
+    date[0] = '\0';
+    if (gmtime_r(&now, &utc)) strftime(date, 32, "%Y-%m-%d %H:%M UTC, ", &utc);
+}
+
 static resmap_status keep(const tuner *t, rsm_tuning_file *file)
 {
     rsm_tuning_failure *failures = calloc(t->count + 1, sizeof *failures);
     resmap_tuning *result = t->result;
     size_t count = 0;
-    char date[32] = "", made[256];
-    time_t now = time(NULL);
-    struct tm utc;
+    char date[32], made[256];
     resmap_status status;
 
     if (!failures) return rsm_no_memory(t->env, t->count * sizeof *failures);
@@ -719,7 +727,7 @@ static resmap_status keep(const tuner *t, rsm_tuning_file *file)
         if (x->result->problem)
             failures[count++] = (rsm_tuning_failure){x->what, x->variant, x->result->problem};
     }
-    if (gmtime_r(&now, &utc)) strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC, ", &utc);
+    today(date);
     snprintf(made, sizeof made, "%s%s, %s at %zu x %zu, %.2f times as fast as by rule", date, t->effort->name,
              rsm_network_model(t->net)->name, result->height, result->width,
              result->speedup);
@@ -768,11 +776,50 @@ resmap_status rsm_tune(rsm_network *net, const resmap_tune_options *options, con
     return tune(net, options->quick ? &quick : &full, options, cache_folder, result);
 }
 
+/* A file by which everything goes by rule. */
+static resmap_status keep_rules(rsm_device *device, const char *why)
+{
+    rsm_tuning_file *file = NULL;
+    char date[32], *made;
+    resmap_status status;
+
+    RSM_TRY(rsm_tuning_begin(device, &file));
+    today(date);
+    made = rsm_format("%sby rule, for tuning at first use %s; resmap tune tries again", date, why);
+    status = made ? rsm_tuning_keep(file, made, NULL, NULL, 0) : rsm_no_memory(rsm_device_env(device), strlen(why));
+    free(made);
+    rsm_tuning_end(file);
+    return status;
+}
+
+/* Tuning at first use. The file goes by rule until it has ended: a driver that crashes on a variant, hangs or fails would
+ * otherwise do so in every run. */
+static resmap_status tune_and_keep(rsm_network *net, const char *cache_folder, resmap_tuning *result)
+{
+    const resmap_tune_options options = {256, 256, 1};
+    rsm_device *device = rsm_network_device(net);
+    rsm_env *env = rsm_device_env(device);
+    char *cause, *why;
+    resmap_status status;
+
+    RSM_TRY(keep_rules(device, "was begun and did not end"));
+    status = tune(net, &first_use, &options, cache_folder, result);
+    if (status == RESMAP_OK) return status;
+    cause = rsm_strdup(env->error);
+    why = cause ? rsm_format("failed: %s", cause) : NULL;
+    /* another time it may have room */
+    if (is_fatal(status) || status == RESMAP_NO_DEVICE_MEMORY || !why || keep_rules(device, why) != RESMAP_OK)
+        rsm_tuning_forget(device);
+    rsm_fail(env, status, "%s", cause ? cause : "no memory");
+    free(cause);
+    free(why);
+    return status;
+}
+
 resmap_status rsm_tune_once(rsm_network *net, const char *cache_folder)
 {
     rsm_device *device = rsm_network_device(net);
     rsm_env *env = rsm_device_env(device);
-    const resmap_tune_options options = {256, 256, 1};
     resmap_tuning *result;
     resmap_status status;
 
@@ -784,7 +831,7 @@ resmap_status rsm_tune_once(rsm_network *net, const char *cache_folder)
     if (!rsm_tuning_missing(device)) return RESMAP_OK;
     result = calloc(1, sizeof *result);
     if (!result) return rsm_no_memory(env, sizeof *result);
-    status = tune(net, &first_use, &options, cache_folder, result);
+    status = tune_and_keep(net, cache_folder, result);
     if (status == RESMAP_OK)
         rsm_log(env, RESMAP_LOG_INFO, "tuned %s in %.1f s: %.2f times as fast as by rule",
                 rsm_device_info(device)->name, result->seconds, result->speedup);
