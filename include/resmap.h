@@ -98,7 +98,7 @@ RESMAP_API resmap_status resmap_list_devices(resmap_context *context, const resm
  * would take cannot be opened (no rights, taken by others) the next best is, with a warning.
  *
  * Several may be opened, which share the slices of a volume: "all" (every usable device, but one driver for
- * the CPU), or a list, "0,2". "0/2" is two devices, each half of device 0; a device named twice works on two
+ * each, as far as drivers tell), or a list, "0,2". "0/2" is two devices, each half of device 0; a device named twice works on two
  * slices at a time. So does one named once where its tuning found that faster. The library then starts a
  * thread for each slice in work while resmap_restore or resmap_classify works: the progress callback is
  * called in the caller's thread all the same, the log in any, never two at a time.
@@ -292,7 +292,7 @@ typedef struct resmap_kernel_time {
     char name[24];
     size_t rows, columns;        /* by_shape: gemm's M and K, attention's channels and heads, others' channels; else 0 */
     uint64_t calls;
-    double seconds;              /* of all calls, by the device's clock */
+    double seconds;              /* of all calls, by the device's clock, where it has none by the host's */
     double flop, bytes;          /* arithmetic, a multiply-add being two; memory traffic when nothing is fetched twice */
     double share;                /* of all kernels' seconds */
     double roof;                 /* the seconds that the device's roof allows, as a share of the seconds taken */

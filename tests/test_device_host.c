@@ -97,7 +97,7 @@ START_TEST(ranking)
 }
 END_TEST
 
-/* "all": the usable ones, and one driver for the CPU. */
+/* "all": the usable ones, and one driver for the CPU and for a slot. */
 START_TEST(choosing_all)
 {
     const rsm_device_list list = {DEVICES, items, candidates};
@@ -113,6 +113,20 @@ START_TEST(choosing_all)
     scores[1].score *= 2;
     OK(rsm_device_list_all(&env, &cpus, &indices, &count));
     ck_assert(count == 1 && indices[0] == 1);
+    free(indices);
+    two[0] = two[1] = items[2];                  /* one GPU by two drivers, then two in two slots, then in no slot */
+    scores[0] = scores[1] = (rsm_candidate){.can_work = 1, .score = 3e9, .slot = {1, 0, 3, 0, 0}};
+    OK(rsm_device_list_all(&env, &cpus, &indices, &count));
+    ck_assert(count == 1 && indices[0] == 0);
+    free(indices);
+    scores[1].slot[2] = 4;
+    OK(rsm_device_list_all(&env, &cpus, &indices, &count));
+    ck_assert_uint_eq(count, 2);
+    free(indices);
+    scores[0].slot[0] = scores[1].slot[0] = 0;
+    scores[1].slot[2] = 3;
+    OK(rsm_device_list_all(&env, &cpus, &indices, &count));
+    ck_assert_uint_eq(count, 2);
     free(indices);
     two[0].usable = two[1].usable = 0;
     ck_assert_int_eq(rsm_device_list_all(&env, &cpus, &indices, &count), RESMAP_NO_DEVICE);

@@ -13,8 +13,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "device/device.h"
+#include "device/device_private.h"
 #include "model/model.h"
+#include "model/selfcheck.h"
 #include "tests/paths.h"
 #include "tests/real.h"
 #include "tests/run.h"
@@ -180,6 +181,43 @@ START_TEST(one_that_cannot_be_opened)
     else ck_assert_int_eq(pretender_result, 0);
 }
 END_TEST
+
+/* ---- A device without a clock ---- */
+
+static int no_timed_queue, no_times;
+
+cl_command_queue clCreateCommandQueue(cl_context context, cl_device_id device, cl_command_queue_properties properties, cl_int *error)
+{
+    cl_command_queue (*function)(cl_context, cl_device_id, cl_command_queue_properties, cl_int *);
+
+    if (no_timed_queue && properties & CL_QUEUE_PROFILING_ENABLE) {
+        *error = CL_INVALID_QUEUE_PROPERTIES;
+        return NULL;
+    }
+    *(void **)&function = real("clCreateCommandQueue");
+    return function(context, device, properties, error);
+}
+
+cl_int clGetEventProfilingInfo(cl_event event, cl_profiling_info what, size_t size, void *value, size_t *actual)
+{
+    cl_int (*function)(cl_event, cl_profiling_info, size_t, void *, size_t *);
+
+    if (no_times) return CL_PROFILING_INFO_NOT_AVAILABLE;
+    *(void **)&function = real("clGetEventProfilingInfo");
+    return function(event, what, size, value, actual);
+}
+
+/* ---- A CLBlast that does nothing and calls it success ---- */
+
+static int products;
+
+/* Called with a product's arguments, which it ignores. */
+int CLBlastSgemmWithTempBuffer(void);
+int CLBlastSgemmWithTempBuffer(void)
+{
+    products++;
+    return 0;
+}
 
 /* ---- What is run ---- */
 
@@ -457,6 +495,65 @@ START_TEST(one_of_two_is_not_ready)
 }
 END_TEST
 
+/* The host's clock then tells where the time goes. */
+START_TEST(no_clock)
+{
+    resmap_timing_options options;
+    resmap_context *context;
+    resmap_model *model;
+
+    resmap_timing_options_init(&options);
+    options.height = options.width = 32;
+    options.repeat = 1;
+    setenv("RESMAP_TUNING", "off", 1);
+    ck_assert_int_eq(resmap_context_create(&context), RESMAP_OK);
+    ck_assert_int_eq(resmap_open_device(context, "auto"), RESMAP_OK);
+    ck_assert_int_eq(resmap_model_open(context, MODEL, &model), RESMAP_OK);
+    for (int i = 0; i < 2; i++) {
+        resmap_timing *timing;
+        no_timed_queue = i == 0;
+        no_times = 1;
+        ck_assert_msg(resmap_time(context, model, &options, &timing) == RESMAP_OK, "%s", resmap_error(context));
+        ck_assert_uint_gt(timing->kernel_count, 5);
+        for (size_t k = 0; k < timing->kernel_count; k++)
+            ck_assert_msg(timing->kernels[k].seconds > 0 && timing->kernels[k].seconds < 60, "%s: %g s", timing->kernels[k].name,
+                          timing->kernels[k].seconds);
+        resmap_timing_free(timing);
+    }
+    no_timed_queue = no_times = 0;
+    resmap_model_free(model);
+    resmap_context_free(context);
+}
+END_TEST
+
+/* Where CLBlast computes wrongly resmap's own products are taken, and the next run knows; not where CLBlast is asked for. */
+START_TEST(wrong_clblast_is_done_without)
+{
+    static rsm_env env;
+    rsm_device *device;
+    resmap_model *model;
+    rsm_network *net;
+    int before = 0;
+
+    ck_assert_int_eq(rsm_model_open(&env, STEADY_MODEL, &model), RESMAP_OK);
+    for (int i = 0; i < 3; i++) {
+        if (i == 2) setenv("RESMAP_GEMM", "clblast", 1);
+        ck_assert_int_eq(rsm_device_open(&env, "auto", &device), RESMAP_OK);
+        device->gemm = RSM_GEMM_CLBLAST;         /* as GPUs have it by rule */
+        ck_assert_int_eq(rsm_network_create(device, model, RSM_FP32, &net), RESMAP_OK);
+        if (i < 2) ck_assert_msg(rsm_self_check_once(net, cache) == RESMAP_OK, "%s", env.error);
+        else ck_assert_int_eq(rsm_self_check_once(net, cache), RESMAP_SELF_CHECK_FAILED);
+        ck_assert_int_eq(rsm_gemm_takes_clblast(device), i == 2);
+        ck_assert(i == 1 ? products == before : products > before);
+        before = products;
+        rsm_network_free(net);
+        rsm_device_close(device);
+    }
+    unsetenv("RESMAP_GEMM");
+    rsm_model_free(model);
+}
+END_TEST
+
 /* A tuning that takes everything by rule, and so many workers for a volume. */
 static void prefer(int workers)
 {
@@ -621,7 +718,9 @@ int main(void)
     tcase_set_timeout(tests, 0);
     tcase_add_test(tests, one_that_cannot_be_opened);
     tcase_add_test(tests, wrong_device_is_refused);
+    tcase_add_test(tests, no_clock);
     tcase_add_test(tests, wrong_fp16_is_refused);
+    tcase_add_test(tests, wrong_clblast_is_done_without);
     tcase_add_test(tests, checks_are_remembered);
     tcase_add_test(tests, little_memory);
     tcase_add_test(tests, every_failure_is_an_error);

@@ -130,8 +130,8 @@ typedef struct rsm_profile_row {
     double flop, bytes;          /* arithmetic, and the device memory read and written when nothing is fetched twice */
 } rsm_profile_row;
 
-/* From here every command is waited for and timed (by the device's own clock where it has one), which slows the host
- * down. Ends with rsm_profile_end, or when the device is closed. */
+/* From here every command is waited for and timed (by the device's own clock where it has one, else by the host's), which
+ * slows the host down. Ends with rsm_profile_end, or when the device is closed. */
 resmap_status rsm_profile_begin(rsm_device *device);
 /* The rows (fresh memory, to be freed with free), most seconds first. Profiling ends on failure too. */
 resmap_status rsm_profile_end(rsm_device *device, rsm_profile_row **rows, size_t *count);
@@ -235,6 +235,9 @@ rsm_tunable rsm_gemm_tunable(size_t m, size_t k);
 int rsm_gemm_is_rule(const rsm_device *device, rsm_tunable what, const rsm_variant *variant);
 /* Whether any products of fp32 are CLBlast's now. */
 int rsm_gemm_takes_clblast(const rsm_device *device);
+
+/* From now on no products on the device are CLBlast's. 0: none were, or RESMAP_GEMM asks for it. */
+int rsm_gemm_refuse_clblast(rsm_device *device);
 
 /* A row-major matrix inside a buffer: element (r, c) at offset + r * stride + c. */
 typedef struct rsm_matrix {

@@ -27,6 +27,7 @@ typedef struct rsm_candidate {
     unsigned quirks;
     unsigned sub_groups;         /* or-ed: sizes that cl_intel_subgroups offers; 0: not there */
     int host_memory;             /* its memory is the host's: CPUs, and GPUs beside one on a chip */
+    unsigned slot[5];            /* 1, then its PCI domain, bus, device and function; slot[0] 0: the driver does not tell */
     int can_work;                /* 0: cannot be opened even when named */
     double score;
 } rsm_candidate;
@@ -43,7 +44,7 @@ struct rsm_device_list {
 resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification,
                                      size_t *index);
 /* Indices of the devices that "all" names (fresh memory): every usable one, but of several drivers for the
- * CPU the best. */
+ * CPU, or for what is in one PCI slot, the best. */
 resmap_status rsm_device_list_all(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count);
 /* Those that "auto" may take, every usable one, the best first. */
 resmap_status rsm_device_list_ranked(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count);

@@ -97,6 +97,20 @@ int rsm_gemm_takes_clblast(const rsm_device *device)
     return 0;
 }
 
+int rsm_gemm_refuse_clblast(rsm_device *device)
+{
+    const char *asked = getenv("RESMAP_GEMM");
+    if (!rsm_gemm_takes_clblast(device) || (asked && strcmp(asked, "clblast") == 0)) return 0;
+    for (int what = 0; what <= RSM_TUNE_GEMM_DEEP; what++) {
+        const rsm_variant *tuned = rsm_tuned(device, (rsm_tunable)what);
+        if (tuned && tuned->values[0] == RSM_GEMM_CLBLAST) rsm_tuned_set(device, (rsm_tunable)what, NULL);
+    }
+    rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
+    device->quirks |= RSM_QUIRK_OWN_GEMM;
+    if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
+    return 1;
+}
+
 int rsm_gemm_is_rule(const rsm_device *device, rsm_tunable what, const rsm_variant *variant)
 {
     const rsm_variant rule = by_rule(device, what, 0);

@@ -131,6 +131,18 @@ static unsigned sub_group_sizes(cl_device_id id, const char *extensions)
     return all;
 }
 
+static void find_slot(cl_device_id id, const char *extensions, unsigned slot[5])
+{
+    cl_device_pci_bus_info_khr at;
+    if (!rsm_has_word(extensions, "cl_khr_pci_bus_info")
+        || clGetDeviceInfo(id, CL_DEVICE_PCI_BUS_INFO_KHR, sizeof at, &at, NULL) != CL_SUCCESS) return;
+    slot[0] = 1;
+    slot[1] = at.pci_domain;
+    slot[2] = at.pci_bus;
+    slot[3] = at.pci_device;
+    slot[4] = at.pci_function;
+}
+
 /* Fills in one entry; RESMAP_NO_MEMORY leaves it for rsm_device_list_free. */
 static resmap_status describe(rsm_env *env, cl_platform_id platform, cl_device_id id, resmap_device *item,
                               rsm_candidate *candidate)
@@ -166,6 +178,7 @@ static resmap_status describe(rsm_env *env, cl_platform_id platform, cl_device_i
         || rsm_has_word(extensions, "cl_intel_subgroups");
     candidate->sub_groups = sub_group_sizes(id, extensions);
     candidate->host_memory = strcmp(item->type, "cpu") == 0 || device_bool(id, CL_DEVICE_HOST_UNIFIED_MEMORY);
+    find_slot(id, extensions, candidate->slot);
     free(extensions);
 
     const char *reason = NULL;
@@ -424,15 +437,28 @@ resmap_status rsm_device_list_ranked(rsm_env *env, const rsm_device_list *list, 
     return RESMAP_OK;
 }
 
+/* Whether a usable device that is listed first, or better, is the same hardware by another driver. */
+static int has_better_driver(const rsm_device_list *list, size_t i)
+{
+    const rsm_candidate *mine = &list->candidates[i];
+    for (size_t k = 0; k < list->count; k++) {
+        const rsm_candidate *other = &list->candidates[k];
+        int same = strcmp(list->items[i].type, "cpu") == 0
+            ? strcmp(list->items[k].type, "cpu") == 0
+            : mine->slot[0] && memcmp(mine->slot, other->slot, sizeof mine->slot) == 0;
+        if (k == i || !same || !list->items[k].usable) continue;
+        if (other->score > mine->score || (other->score == mine->score && k < i)) return 1;
+    }
+    return 0;
+}
+
 resmap_status rsm_device_list_all(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count)
 {
-    size_t cpu = best(list, "cpu"), *found = calloc(list->count + 1, sizeof *found);
+    size_t *found = calloc(list->count + 1, sizeof *found);
     if (!found) return rsm_no_memory(env, (list->count + 1) * sizeof *found);
     *count = 0;
-    for (size_t i = 0; i < list->count; i++) {
-        int other_cpu = strcmp(list->items[i].type, "cpu") == 0 && i != cpu;
-        if (list->items[i].usable && !other_cpu) found[(*count)++] = i;
-    }
+    for (size_t i = 0; i < list->count; i++)
+        if (list->items[i].usable && !has_better_driver(list, i)) found[(*count)++] = i;
     if (*count == 0) {
         free(found);
         return no_usable(env, list);

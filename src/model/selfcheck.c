@@ -117,7 +117,7 @@ static resmap_status check_large_product(rsm_device *device)
     rsm_log(env, RESMAP_LOG_DEBUG, "a large product on %s: error %.2g", rsm_device_info(device)->name, error);
     if (!(error <= RSM_SELF_CHECK_BOUND))
         status = rsm_fail(env, RESMAP_SELF_CHECK_FAILED, "device %s: CLBlast's large products are wrong (error %.3g, at most %.0e "
-                          "is accepted); set RESMAP_GEMM=own, or choose another device",
+                          "is accepted)",
                           rsm_device_info(device)->name, error, RSM_SELF_CHECK_BOUND);
 done:
     for (int i = 0; i < 3; i++) rsm_buffer_free(matrices[i].buffer);
@@ -206,19 +206,47 @@ static void remember(const char *cache_folder, const char *path)
     if (file >= 0) close(file);
 }
 
+/* Another check, by resmap's own products, where CLBlast's may be what was wrong. */
+static resmap_status check_without_clblast(rsm_network *net, double *error)
+{
+    rsm_device *device = rsm_network_device(net);
+    rsm_env *env = rsm_device_env(device);
+    char *first = rsm_strdup(env->error);
+    resmap_status status = rsm_self_check(net, error);
+
+    if (status == RESMAP_OK)
+        rsm_log(env, RESMAP_LOG_WARNING, "%s: done without CLBlast", first != NULL ? first : rsm_device_info(device)->name);
+    free(first);
+    return status;
+}
+
 resmap_status rsm_self_check_once(rsm_network *net, const char *cache_folder)
 {
+    rsm_device *device = rsm_network_device(net);
     char *path = cache_folder == NULL ? NULL : memory_path(net, cache_folder);
+    /* beside what would say that the check with CLBlast was passed */
+    char *refusal = path == NULL ? NULL : rsm_format("%s.without-clblast", path);
     double error = 0;
     resmap_status status = RESMAP_OK;
 
+    if (refusal != NULL && access(refusal, F_OK) == 0 && rsm_gemm_refuse_clblast(device)) {
+        free(path);
+        path = memory_path(net, cache_folder);
+    }
     if (path == NULL || access(path, F_OK) != 0) {
         status = rsm_self_check(net, &error);
+        if (status == RESMAP_SELF_CHECK_FAILED && rsm_network_storage(net) == RSM_FP32 && rsm_gemm_refuse_clblast(device)) {
+            status = check_without_clblast(net, &error);
+            if (status == RESMAP_OK && refusal != NULL) remember(cache_folder, refusal);
+            free(path);
+            path = cache_folder == NULL ? NULL : memory_path(net, cache_folder);
+        }
         if (status == RESMAP_OK)
             rsm_log(rsm_device_env(rsm_network_device(net)), RESMAP_LOG_INFO, "self-check of %s passed: error %.2g",
                     rsm_device_info(rsm_network_device(net))->name, error);
         if (status == RESMAP_OK && path != NULL) remember(cache_folder, path);
     }
     free(path);
+    free(refusal);
     return status;
 }
