@@ -27,7 +27,8 @@ const resmap_device *rsm_device_list_items(const rsm_device_list *list, size_t *
 resmap_status rsm_device_open(rsm_env *env, const char *specification, rsm_device **device);
 void rsm_device_close(rsm_device *device);
 /* Opens all that `specification` names, `*count` devices in fresh memory. One has `env`; several have envs
- * of their own, so that a thread may drive each, and they divide memory that they share. */
+ * of their own, so that a thread may drive each, and they divide memory that they share. "all" does without those that cannot
+ * be opened, "auto" goes on to the next best. */
 resmap_status rsm_devices_open(rsm_env *env, const char *specification, rsm_device ***devices, size_t *count);
 void rsm_devices_close(rsm_device **devices, size_t count);
 const resmap_device *rsm_device_info(const rsm_device *device);
