@@ -20,7 +20,7 @@ enum { CHUNK = 1 << 16 };
  * Where the field's maximum times the brightest voxel, plus four sigmas, exceeds this, plain C takes the frame. */
 static double most_on_device(const rsm_device *device)
 {
-    return rsm_device_is_cpu(device) ? 20.0 : 6.0;       /* others may round functions four times as far */
+    return rsm_device_is_cpu(device) ? 14.0 : 4.0;       /* others may round functions four times as far */
 }
 
 /* ---- Volumes to and from the device ---- */
@@ -79,7 +79,7 @@ static const rsm_artifact *find(const rsm_record *record, rsm_artifact_kind kind
 static double brightest(const float *frame, size_t count, const rsm_scale *scale)
 {
     double most = 1.0;
-    for (size_t i = 0; i < count; i++) most = fmax(most, (frame[i] - scale->lo) / (scale->hi - scale->lo));
+    for (size_t i = 0; i < count; i++) most = fmax(most, fabs(frame[i] - scale->lo) / (scale->hi - scale->lo));
     return most;
 }
 

@@ -117,6 +117,10 @@ START_TEST(choosing_all)
     two[0] = two[1] = items[2];                  /* one GPU by two drivers, then two in two slots, then in no slot */
     scores[0] = scores[1] = (rsm_candidate){.can_work = 1, .score = 3e9, .slot = {1, 0, 3, 0, 0}};
     OK(rsm_device_list_all(&env, &cpus, &indices, &count));
+    ck_assert_uint_eq(count, 2);                 /* parts of one board, which one driver lists as several */
+    free(indices);
+    scores[1].platform = (cl_platform_id)&scores;
+    OK(rsm_device_list_all(&env, &cpus, &indices, &count));
     ck_assert(count == 1 && indices[0] == 0);
     free(indices);
     scores[1].slot[2] = 4;

@@ -397,6 +397,11 @@ resmap_status rsm_devices_open(rsm_env *env, const char *specification, rsm_devi
             } else goto done;
         }
     }
+    if (count == 1 && devices[0]->own_env) {     /* the only one that could be opened */
+        devices[0]->env = env;
+        free(devices[0]->own_env);
+        devices[0]->own_env = NULL;
+    }
     divide_memory(devices, count);
     *result = devices;
     *result_count = count;

@@ -165,8 +165,7 @@ typedef enum rsm_tunable {
 enum {
     RSM_ON_CPU = 1, RSM_ON_GPU = 2,   /* devices that it may suit; GPU: all that are no CPUs */
     RSM_QUICK = 4,               /* a short tuning tries it, too */
-    RSM_SUB_GROUPS = 8,          /* needs sub-groups of values[1] work-items */
-    RSM_BY_CLBLAST = 16          /* not where CLBlast is known to be wrong */
+    RSM_SUB_GROUPS = 8           /* needs sub-groups of values[1] work-items */
 };
 /* A row of the table in variants.c. A new variant of a kernel is a row there and its meaning in the operation. */
 typedef struct rsm_variant {
@@ -226,7 +225,7 @@ resmap_status rsm_tuning_keep(rsm_tuning_file *file, const char *made, const rsm
                               const rsm_tuning_failure *failures, size_t failure_count);
 void rsm_tuning_end(rsm_tuning_file *file);
 /* Removes what was kept: the next use tunes anew. */
-void rsm_tuning_forget(rsm_device *device);
+void rsm_tuning_forget(rsm_tuning_file *file);
 
 /* ---- GEMM ---- */
 

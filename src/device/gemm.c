@@ -85,8 +85,7 @@ static rsm_variant by_rule(const rsm_device *device, rsm_tunable what, int own)
 static rsm_variant choose(const rsm_device *device, rsm_tunable what, int own)
 {
     const rsm_variant *tuned = rsm_tuned(device, what);
-    if (tuned && !(own && tuned->values[0] == RSM_GEMM_CLBLAST)) return *tuned;
-    return by_rule(device, what, own);
+    return tuned ? *tuned : by_rule(device, what, own);
 }
 
 int rsm_gemm_takes_clblast(const rsm_device *device)
@@ -101,13 +100,10 @@ int rsm_gemm_refuse_clblast(rsm_device *device)
 {
     const char *asked = getenv("RESMAP_GEMM");
     if (!rsm_gemm_takes_clblast(device) || (asked && strcmp(asked, "clblast") == 0)) return 0;
-    for (int what = 0; what <= RSM_TUNE_GEMM_DEEP; what++) {
-        const rsm_variant *tuned = rsm_tuned(device, (rsm_tunable)what);
-        if (tuned && tuned->values[0] == RSM_GEMM_CLBLAST) rsm_tuned_set(device, (rsm_tunable)what, NULL);
-    }
-    rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
     device->quirks |= RSM_QUIRK_OWN_GEMM;
-    if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
+    rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
+    rsm_clblast_drop_work(device);
+    device->gemm = own_kind(device);
     return 1;
 }
 
@@ -195,14 +191,10 @@ int rsm_gemm_can_norm(const rsm_device *device, size_t m, size_t k)
 }
 
 /* Takes the tuned parameters off CLBlast, or where there are none CLBlast off the device. */
-static void leave_clblast(rsm_device *device, rsm_tunable tunable)
+static void leave_clblast(rsm_device *device)
 {
-    if (rsm_tuned(device, RSM_TUNE_CLBLAST)) {
-        rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
-    } else {
-        rsm_tuned_set(device, tunable, NULL);
-        if (device->gemm == RSM_GEMM_CLBLAST) device->gemm = own_kind(device);
-    }
+    if (rsm_tuned(device, RSM_TUNE_CLBLAST)) rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
+    else device->gemm = own_kind(device);
 }
 
 static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, rsm_matrix a, rsm_matrix b,
@@ -238,7 +230,7 @@ static resmap_status product(rsm_device *device, size_t m, size_t n, size_t k, r
         /* Its kernels do not suit the device, or there is no room for its copies of this product's matrices, which no plan
          * counts. C is as it was. */
         rsm_log(device->env, RESMAP_LOG_INFO, "%s; our own kernel is taken", device->env->error);
-        if (status != RESMAP_NO_DEVICE_MEMORY) leave_clblast(device, tunable);      /* else other products may fit */
+        if (status != RESMAP_NO_DEVICE_MEMORY) leave_clblast(device);      /* else other products may fit */
         variant = choose(device, tunable, 1);
     }
     if (variant.values[0] == RSM_GEMM_VECTOR)

@@ -445,7 +445,7 @@ static int has_better_driver(const rsm_device_list *list, size_t i)
         const rsm_candidate *other = &list->candidates[k];
         int same = strcmp(list->items[i].type, "cpu") == 0
             ? strcmp(list->items[k].type, "cpu") == 0
-            : mine->slot[0] && memcmp(mine->slot, other->slot, sizeof mine->slot) == 0;
+            : mine->slot[0] && other->platform != mine->platform && memcmp(mine->slot, other->slot, sizeof mine->slot) == 0;
         if (k == i || !same || !list->items[k].usable) continue;
         if (other->score > mine->score || (other->score == mine->score && k < i)) return 1;
     }

@@ -131,7 +131,7 @@ typedef struct reading {
     rsm_preference preferences[RSM_PREFERENCES];
     size_t preference_count;
     int stale;                   /* 1: nobody's fault, resmap has changed */
-    char made[128];
+    char made[1024];
 } reading;
 
 static size_t find_preference(const rsm_preference *preferences, size_t count, const char *network)
@@ -256,8 +256,8 @@ static void set_state(rsm_device *device, char *state)
     device->tuning_state = state;
 }
 
-/* Takes what is in the file; its absence and its faults are no errors. */
-static void read_file(rsm_device *device, const char *key, const char *kernels)
+/* Takes what is in the file; its absence and its faults are no errors. told: faults that need not be told again. */
+static void read_file(rsm_device *device, const char *key, const char *kernels, const char *told)
 {
     const char *wrong;
     char *text = slurp(device->tuning_path, &wrong);
@@ -271,13 +271,14 @@ static void read_file(rsm_device *device, const char *key, const char *kernels)
         device->preference_count = r.preference_count;
         device->tuning_missing = 0;
         set_state(device, rsm_format("%s%s%s", device->tuning_path, r.made[0] ? ": " : "", r.made));
-        rsm_log(device->env, RESMAP_LOG_DEBUG, "tuning: %s", device->tuning_path);
+        rsm_log(device->env, strstr(r.made, "by rule, for tuning") ? RESMAP_LOG_INFO : RESMAP_LOG_DEBUG, "tuning: %s",
+                device->tuning_state ? device->tuning_state : device->tuning_path);
         return;
     }
     if (!wrong[0]) return;
     if (line > 0) set_state(device, rsm_format("ignored: %s: line %d: %s", device->tuning_path, line, wrong));
     else set_state(device, rsm_format("ignored: %s: %s", device->tuning_path, wrong));
-    if (device->tuning_state)
+    if (device->tuning_state && strcmp(device->tuning_state, told) != 0)
         rsm_log(device->env, r.stale ? RESMAP_LOG_INFO : RESMAP_LOG_WARNING, "tuning %s",
                 device->tuning_state);
 }
@@ -296,23 +297,25 @@ resmap_status rsm_tuning_load(rsm_device *device)
     const char *asked = getenv("RESMAP_TUNING");
     char kernels[65], *folder = NULL, *key = NULL, *name = NULL;
     resmap_status status = RESMAP_OK;
+    char *told = rsm_strdup(rsm_tuning_state(device));
+    if (!told) return rsm_no_memory(device->env, strlen(rsm_tuning_state(device)));
     rsm_tuning_close(device);
     memset(device->tuned, 0, sizeof device->tuned);
     device->preference_count = 0;
-    if (device->reference) return RESMAP_OK;
+    if (device->reference) goto done;
     if (asked && strcmp(asked, "off") == 0) {
         set_state(device, rsm_strdup("off: RESMAP_TUNING says so"));
-        return RESMAP_OK;
+        goto done;
     }
     for (size_t i = 0; i < sizeof forcing / sizeof forcing[0]; i++)
         if (getenv(forcing[i])) {
             set_state(device, rsm_format("off: %s is set", forcing[i]));
-            return RESMAP_OK;
+            goto done;
         }
     folder = rsm_cache_folder(device->env);
     if (!folder) {
         set_state(device, rsm_strdup("none: no folder to keep it in"));
-        return RESMAP_OK;
+        goto done;
     }
     RSM_CHECK(kernels_key(device->env, kernels));
     key = device_key(device);
@@ -321,8 +324,9 @@ resmap_status rsm_tuning_load(rsm_device *device)
     if (!device->tuning_path) RSM_CHECK(rsm_no_memory(device->env, strlen(folder) + 128));
     device->tuning_missing = 1;
     set_state(device, rsm_strdup("none yet"));
-    read_file(device, key, kernels);
+    read_file(device, key, kernels, told);
 done:
+    free(told);
     free(folder);
     free(key);
     free(name);
@@ -374,11 +378,29 @@ int rsm_preferred_workers(const rsm_device *device, const char *network)
 
 /* ---- Writing ---- */
 
+/* A new file, to take the place of the kept one. */
+static resmap_status open_temporary(rsm_tuning_file *t)
+{
+    rsm_env *env = t->device->env;
+    char *path = rsm_format("%s.XXXXXX", t->device->tuning_path);
+    if (!path) return rsm_no_memory(env, strlen(t->device->tuning_path) + 8);
+    int file = mkstemp(path);
+    if (file < 0) {
+        rsm_fail(env, RESMAP_IO, "%s: %s", path, strerror(errno));
+        free(path);
+        return RESMAP_IO;
+    }
+    t->temporary = path;
+    t->stream = fdopen(file, "w");
+    if (t->stream) return RESMAP_OK;
+    close(file);
+    return rsm_no_memory(env, BUFSIZ);
+}
+
 resmap_status rsm_tuning_begin(rsm_device *device, rsm_tuning_file **result)
 {
     rsm_env *env = device->env;
-    char *folder = NULL, *lock = NULL, *temporary = NULL;
-    int file;
+    char *folder = NULL, *lock = NULL;
     resmap_status status = RESMAP_OK;
     rsm_tuning_file *t = calloc(1, sizeof *t);
     if (!t) return rsm_no_memory(env, sizeof *t);
@@ -389,8 +411,7 @@ resmap_status rsm_tuning_begin(rsm_device *device, rsm_tuning_file **result)
     folder = rsm_strdup(device->tuning_path);
     if (folder) *strrchr(folder, '/') = '\0';
     lock = folder ? rsm_format("%s/lock", folder) : NULL;
-    temporary = rsm_format("%s.XXXXXX", device->tuning_path);
-    if (!lock || !temporary) RSM_CHECK(rsm_no_memory(env, 2 * strlen(device->tuning_path)));
+    if (!lock) RSM_CHECK(rsm_no_memory(env, 2 * strlen(device->tuning_path)));
     if (mkdir(folder, 0700) != 0 && errno != EEXIST)
         RSM_CHECK(rsm_fail(env, RESMAP_IO, "%s: %s", folder, strerror(errno)));
     t->lock = open(lock, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -398,19 +419,10 @@ resmap_status rsm_tuning_begin(rsm_device *device, rsm_tuning_file **result)
     /* Some network file systems have no locks. */
     if (flock(t->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         RSM_CHECK(rsm_fail(env, RESMAP_IO, "tuning: another process is tuning at the moment"));
-    file = mkstemp(temporary);
-    if (file < 0) RSM_CHECK(rsm_fail(env, RESMAP_IO, "%s: %s", temporary, strerror(errno)));
-    t->temporary = temporary;
-    temporary = NULL;
-    t->stream = fdopen(file, "w");
-    if (!t->stream) {
-        close(file);
-        RSM_CHECK(rsm_no_memory(env, BUFSIZ));
-    }
+    RSM_CHECK(open_temporary(t));
 done:
     free(folder);
     free(lock);
-    free(temporary);
     if (status == RESMAP_OK) *result = t;
     else rsm_tuning_end(t);
     return status;
@@ -472,6 +484,7 @@ resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_pr
     memcpy(preferences, device->preferences, sizeof preferences);
     if (preference) preference_count = add_preference(preferences, preference_count, preference);
     if (status == RESMAP_OK && !key) status = rsm_no_memory(device->env, strlen(device->identity));
+    if (status == RESMAP_OK && !t->stream) status = open_temporary(t);
     if (status == RESMAP_OK) {
         fprintf(t->stream, FIRST_LINE "\n"
                 "# Written by resmap. The variants: see src/device/variants.c; \"default\": by rule.\n"
@@ -521,9 +534,9 @@ void rsm_tuning_end(rsm_tuning_file *t)
     free(t);
 }
 
-void rsm_tuning_forget(rsm_device *device)
+void rsm_tuning_forget(rsm_tuning_file *t)
 {
-    unlink(device->tuning_path);
-    device->tuning_missing = 1;
-    set_state(device, rsm_strdup("none yet"));
+    unlink(t->device->tuning_path);
+    t->device->tuning_missing = 1;
+    set_state(t->device, rsm_strdup("none yet"));
 }

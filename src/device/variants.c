@@ -3,10 +3,9 @@
 
 #define COUNT(table) (sizeof(table) / sizeof(table)[0])
 
-/* {kind}, {RSM_GEMM_VECTOR, WIDTH, ROWS}, {RSM_GEMM_GROUP, GROUP},
+/* By rule CLBlast where it is right, on GPUs. {RSM_GEMM_VECTOR, WIDTH, ROWS}, {RSM_GEMM_GROUP, GROUP},
  * {RSM_GEMM_SUB_GROUP, SUB_GROUP}: see cl/gemm.cl. */
 static const rsm_variant gemm[] = {
-    {"clblast", RSM_ON_GPU | RSM_QUICK | RSM_BY_CLBLAST, {RSM_GEMM_CLBLAST}},
     {"group-16", RSM_ON_GPU | RSM_QUICK, {RSM_GEMM_GROUP, 16}},
     {"group-8", RSM_ON_GPU | RSM_QUICK, {RSM_GEMM_GROUP, 8}},
     {"sub-group-16", RSM_ON_GPU | RSM_SUB_GROUPS | RSM_QUICK, {RSM_GEMM_SUB_GROUP, 16}},
@@ -127,7 +126,6 @@ const rsm_variant *rsm_variants(rsm_tunable what, size_t *count)
 int rsm_variant_suits(const rsm_device *device, const rsm_variant *variant)
 {
     if (variant->flags & RSM_SUB_GROUPS && !(device->sub_groups & (unsigned)variant->values[1])) return 0;
-    if (variant->flags & RSM_BY_CLBLAST && device->quirks & RSM_QUIRK_OWN_GEMM) return 0;
     return (variant->flags & (device->cpu ? RSM_ON_CPU : RSM_ON_GPU)) != 0;
 }
 
@@ -138,5 +136,6 @@ const rsm_variant *rsm_tuned(const rsm_device *device, rsm_tunable what)
 
 void rsm_tuned_set(rsm_device *device, rsm_tunable what, const rsm_variant *variant)
 {
+    if (what == RSM_TUNE_CLBLAST && device->quirks & RSM_QUIRK_OWN_GEMM) variant = NULL;   /* refused meanwhile */
     device->tuned[what] = variant;
 }

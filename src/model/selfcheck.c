@@ -61,23 +61,30 @@ static double mean_difference(const float *a, const float *b, size_t count)
     return scale > 0 ? squares / scale : squares;
 }
 
-/* CLBlast has one kernel for small products and another for large ones, by its tables from at most 1984^3 multiplications,
- * which a slice of the check's size does not reach. Odd sizes, so that nothing suits the kernel as it is. */
-enum { M = 1030, N = 4987, K = 1537, A_STRIDE = K + 3, B_STRIDE = N + 5, C_STRIDE = N + 4 };
+/* ---- CLBlast ---- */
 
-/* max |C v - A (B v)| / max |A (B v)|: a wrong element anywhere in C shows, without the host's making the product. */
-static double product_error(const float *a, const float *b, const float *c, double *bv, const double *v)
+/* A product of odd sizes and strides, so that nothing suits a kernel as it is. */
+typedef struct sizes {
+    size_t m, n, k;
+} sizes;
+/* CLBlast has one kernel for small products and another for large ones, by its tables from at most 1984^3 multiplications,
+ * which a slice of the check's size does not reach. */
+static const sizes products[] = {{97, 955, 51}, {1030, 4987, 1537}};
+
+/* max |C v - A (B v)| / max |A (B v)|: a wrong element anywhere in C shows, without the host's making the product. The arrays
+ * are dense but for strides 3, 5 and 4 longer than the rows. */
+static double product_error(const sizes *z, const float *a, const float *b, const float *c, double *bv, const double *v)
 {
     double worst = 0, scale = 0;
 
-    for (size_t k = 0; k < K; k++) {
+    for (size_t k = 0; k < z->k; k++) {
         bv[k] = 0;
-        for (size_t j = 0; j < N; j++) bv[k] += (double)b[k * B_STRIDE + j] * v[j];
+        for (size_t j = 0; j < z->n; j++) bv[k] += (double)b[k * (z->n + 5) + j] * v[j];
     }
-    for (size_t i = 0; i < M; i++) {
+    for (size_t i = 0; i < z->m; i++) {
         double expected = 0, got = 0;
-        for (size_t k = 0; k < K; k++) expected += (double)a[i * A_STRIDE + k] * bv[k];
-        for (size_t j = 0; j < N; j++) got += (double)c[i * C_STRIDE + j] * v[j];
+        for (size_t k = 0; k < z->k; k++) expected += (double)a[i * (z->k + 3) + k] * bv[k];
+        for (size_t j = 0; j < z->n; j++) got += (double)c[i * (z->n + 4) + j] * v[j];
         if (!isfinite(got)) return INFINITY;
         worst = fmax(worst, fabs(got - expected));
         scale = fmax(scale, fabs(expected));
@@ -85,24 +92,23 @@ static double product_error(const float *a, const float *b, const float *c, doub
     return worst / scale;
 }
 
-static resmap_status check_large_product(rsm_device *device)
+static resmap_status measure_product(rsm_device *device, const sizes *z, double *error)
 {
-    const size_t counts[3] = {M * A_STRIDE, K * B_STRIDE, M * C_STRIDE}, strides[3] = {A_STRIDE, B_STRIDE, C_STRIDE};
+    const size_t strides[3] = {z->k + 3, z->n + 5, z->n + 4}, counts[3] = {z->m * strides[0], z->k * strides[1], z->m * strides[2]};
     const size_t all = counts[0] + counts[1] + counts[2];
-    rsm_env *env = rsm_device_env(device);
     rsm_matrix matrices[3] = {{0}};
     float *values = malloc(rsm_bytes(all, sizeof *values)), *parts[3];
-    double *vectors = malloc((K + N) * sizeof *vectors), error;
+    double *vectors = malloc(rsm_bytes(z->k + z->n, sizeof *vectors));
     uint32_t state = 1;
     resmap_status status;
 
     if (values == NULL || vectors == NULL) {
-        status = rsm_no_memory(env, all * sizeof *values);
+        status = rsm_no_memory(rsm_device_env(device), all * sizeof *values);
         goto done;
     }
     for (size_t i = 0; i < counts[0] + counts[1]; i++) values[i] = (float)(2 * next_number(&state) - 1);
     for (size_t i = counts[0] + counts[1]; i < all; i++) values[i] = NAN;
-    for (size_t j = 0; j < N; j++) vectors[K + j] = 2 * next_number(&state) - 1;
+    for (size_t j = 0; j < z->n; j++) vectors[z->k + j] = 2 * next_number(&state) - 1;
     parts[0] = values;
     parts[1] = parts[0] + counts[0];
     parts[2] = parts[1] + counts[1];
@@ -111,23 +117,95 @@ static resmap_status check_large_product(rsm_device *device)
         RSM_CHECK(rsm_buffer_create(device, counts[i], &matrices[i].buffer));
         RSM_CHECK(rsm_buffer_write(device, matrices[i].buffer, 0, parts[i], counts[i]));
     }
-    RSM_CHECK(rsm_gemm(device, M, N, K, matrices[0], matrices[1], matrices[2], 0));
+    RSM_CHECK(rsm_gemm(device, z->m, z->n, z->k, matrices[0], matrices[1], matrices[2], 0));
     RSM_CHECK(rsm_buffer_read(device, matrices[2].buffer, 0, parts[2], counts[2]));
-    error = product_error(parts[0], parts[1], parts[2], vectors, vectors + K);
-    rsm_log(env, RESMAP_LOG_DEBUG, "a large product on %s: error %.2g", rsm_device_info(device)->name, error);
-    if (!(error <= RSM_SELF_CHECK_BOUND))
-        status = rsm_fail(env, RESMAP_SELF_CHECK_FAILED, "device %s: CLBlast's large products are wrong (error %.3g, at most %.0e "
-                          "is accepted)",
-                          rsm_device_info(device)->name, error, RSM_SELF_CHECK_BOUND);
+    *error = product_error(z, parts[0], parts[1], parts[2], vectors, vectors + z->k);
 done:
     for (int i = 0; i < 3; i++) rsm_buffer_free(matrices[i].buffer);
     free(values);
     free(vectors);
-    /* where there is no room for it no product is as large */
-    return status == RESMAP_NO_DEVICE_MEMORY ? RESMAP_OK : status;
+    return status;
 }
 
-resmap_status rsm_self_check(rsm_network *net, double *error)
+/* An empty file in the cache folder remembers a check: named by all that can change its outcome. */
+static char *memory_path(const char *cache_folder, const char *what)
+{
+    char hex[65];
+
+    rsm_sha256_hex(what, strlen(what), hex);
+    return rsm_format("%s/self-check/%s", cache_folder, hex);
+}
+
+/* Failing to remember only costs the next run a check. An empty file made by O_EXCL says all there is to say. */
+static void remember(const char *cache_folder, const char *path)
+{
+    char *folder = rsm_format("%s/self-check", cache_folder);
+    int file;
+
+    if (folder != NULL) mkdir(folder, 0700);
+    free(folder);
+    file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file >= 0) close(file);
+}
+
+/* What CLBlast computes on the device depends on, and 'w' for what is known of it: it is wrong. */
+static char *clblast_path(const rsm_device *device, const char *cache_folder, char known)
+{
+    const rsm_variant *parameters = rsm_tuned(device, RSM_TUNE_CLBLAST);
+    char *what = rsm_format("CLBlast 1 %c\n%s\n%s", known, rsm_device_identity(device), parameters != NULL ? parameters->name : ""),
+         *path = what != NULL ? memory_path(cache_folder, what) : NULL;
+
+    free(what);
+    return path;
+}
+
+/* Takes CLBlast off the device where its products are wrong. Not where RESMAP_GEMM asks for it: RESMAP_SELF_CHECK_FAILED.
+ * cache_folder: may be NULL. */
+static resmap_status check_clblast(rsm_device *device, const char *cache_folder)
+{
+    rsm_env *env = rsm_device_env(device);
+    char *right = NULL, *wrong = NULL;
+    /* under a limit it may be our own kernel that is measured, where there is no room for CLBlast's copies */
+    int whole = !rsm_device_is_limited(device);
+    double error = 0;
+    resmap_status status = RESMAP_OK;
+
+    if (!rsm_gemm_takes_clblast(device)) return RESMAP_OK;
+    if (cache_folder != NULL) {
+        right = clblast_path(device, cache_folder, 'r');
+        wrong = clblast_path(device, cache_folder, 'w');
+    }
+    if (wrong != NULL && access(wrong, F_OK) == 0 && rsm_gemm_refuse_clblast(device)) goto done;
+    if (right != NULL && access(right, F_OK) == 0) goto done;
+    for (size_t i = 0; i < sizeof products / sizeof *products && error <= RSM_SELF_CHECK_BOUND; i++) {
+        status = measure_product(device, &products[i], &error);
+        /* where there is no room for it no product is as large */
+        if (status == RESMAP_NO_DEVICE_MEMORY) {
+            status = RESMAP_OK;
+            whole = 0;
+        }
+        if (status != RESMAP_OK) goto done;
+        rsm_log(env, RESMAP_LOG_DEBUG, "a product by CLBlast on %s: error %.2g", rsm_device_info(device)->name, error);
+    }
+    if (error <= RSM_SELF_CHECK_BOUND) {
+        if (whole && right != NULL) remember(cache_folder, right);
+    } else if (rsm_gemm_refuse_clblast(device)) {
+        rsm_log(env, RESMAP_LOG_WARNING, "device %s: CLBlast's products are wrong here (error %.3g): done without it",
+                rsm_device_info(device)->name, error);
+        if (wrong != NULL) remember(cache_folder, wrong);
+    } else {
+        status = rsm_fail(env, RESMAP_SELF_CHECK_FAILED, "device %s: CLBlast's products are wrong (error %.3g, at most %.0e is "
+                          "accepted), and RESMAP_GEMM asks for them", rsm_device_info(device)->name, error, RSM_SELF_CHECK_BOUND);
+    }
+done:
+    free(right);
+    free(wrong);
+    return status;
+}
+
+/* ---- The network ---- */
+
+static resmap_status check_network(rsm_network *net, double *error)
 {
     rsm_device *device = rsm_network_device(net), *reference = NULL;
     rsm_env *env = rsm_device_env(device);
@@ -164,8 +242,6 @@ resmap_status rsm_self_check(rsm_network *net, double *error)
                           rsm_device_info(device)->name,
                           fp16 ? "fp16 storage computes wrongly or does not suit the model" : "computes wrongly", *error,
                           bound, fp16 ? "use fp32" : "update its OpenCL driver or choose another device");
-    else if (!fp16 && rsm_gemm_takes_clblast(device))
-        status = check_large_product(device);
 done:
     rsm_network_free(reference_net);
     rsm_device_close(reference);
@@ -173,80 +249,43 @@ done:
     return status;
 }
 
-/* The file that remembers a passed check: named by everything that can change the outcome. */
-static char *memory_path(const rsm_network *net, const char *cache_folder)
+resmap_status rsm_self_check(rsm_network *net, double *error)
 {
-    char *choices = rsm_tuning_choices(rsm_network_device(net));
+    RSM_TRY(check_clblast(rsm_network_device(net), NULL));
+    return check_network(net, error);
+}
+
+static char *network_path(const rsm_network *net, const char *cache_folder)
+{
+    const rsm_device *device = rsm_network_device(net);
+    char *choices = rsm_tuning_choices(device), *path;
     char *what = choices == NULL ? NULL
                                  : rsm_format("self-check 4\n%s\n%s\n%s\n%s\n%d\n%s", resmap_version(),
-                                              rsm_device_identity(rsm_network_device(net)),
-                                              rsm_network_model(net)->file.sha256,
-                                              rsm_network_precision(net), rsm_gemm_takes_clblast(rsm_network_device(net)),
-                                              choices);
-    char hex[65], *path = NULL;
+                                              rsm_device_identity(device), rsm_network_model(net)->file.sha256,
+                                              rsm_network_precision(net), rsm_gemm_takes_clblast(device), choices);
 
-    if (what != NULL) {
-        rsm_sha256_hex(what, strlen(what), hex);
-        path = rsm_format("%s/self-check/%s", cache_folder, hex);
-    }
+    path = what != NULL ? memory_path(cache_folder, what) : NULL;
     free(what);
     free(choices);
     return path;
 }
 
-/* Failing to remember only costs the next run a check. An empty file made by O_EXCL says all there is to say. */
-static void remember(const char *cache_folder, const char *path)
-{
-    char *folder = rsm_format("%s/self-check", cache_folder);
-    int file;
-
-    if (folder != NULL) mkdir(folder, 0700);
-    free(folder);
-    file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (file >= 0) close(file);
-}
-
-/* Another check, by resmap's own products, where CLBlast's may be what was wrong. */
-static resmap_status check_without_clblast(rsm_network *net, double *error)
-{
-    rsm_device *device = rsm_network_device(net);
-    rsm_env *env = rsm_device_env(device);
-    char *first = rsm_strdup(env->error);
-    resmap_status status = rsm_self_check(net, error);
-
-    if (status == RESMAP_OK)
-        rsm_log(env, RESMAP_LOG_WARNING, "%s: done without CLBlast", first != NULL ? first : rsm_device_info(device)->name);
-    free(first);
-    return status;
-}
-
 resmap_status rsm_self_check_once(rsm_network *net, const char *cache_folder)
 {
     rsm_device *device = rsm_network_device(net);
-    char *path = cache_folder == NULL ? NULL : memory_path(net, cache_folder);
-    /* beside what would say that the check with CLBlast was passed */
-    char *refusal = path == NULL ? NULL : rsm_format("%s.without-clblast", path);
+    char *path;
     double error = 0;
     resmap_status status = RESMAP_OK;
 
-    if (refusal != NULL && access(refusal, F_OK) == 0 && rsm_gemm_refuse_clblast(device)) {
-        free(path);
-        path = memory_path(net, cache_folder);
-    }
+    RSM_TRY(check_clblast(device, cache_folder));
+    path = cache_folder == NULL ? NULL : network_path(net, cache_folder);
     if (path == NULL || access(path, F_OK) != 0) {
-        status = rsm_self_check(net, &error);
-        if (status == RESMAP_SELF_CHECK_FAILED && rsm_network_storage(net) == RSM_FP32 && rsm_gemm_refuse_clblast(device)) {
-            status = check_without_clblast(net, &error);
-            if (status == RESMAP_OK && refusal != NULL) remember(cache_folder, refusal);
-            free(path);
-            path = cache_folder == NULL ? NULL : memory_path(net, cache_folder);
-        }
+        status = check_network(net, &error);
         if (status == RESMAP_OK)
-            rsm_log(rsm_device_env(rsm_network_device(net)), RESMAP_LOG_INFO, "self-check of %s passed: error %.2g",
-                    rsm_device_info(rsm_network_device(net))->name, error);
+            rsm_log(rsm_device_env(device), RESMAP_LOG_INFO, "self-check of %s passed: error %.2g", rsm_device_info(device)->name,
+                    error);
         if (status == RESMAP_OK && path != NULL) remember(cache_folder, path);
     }
     free(path);
-    free(refusal);
     return status;
 }

@@ -11,11 +11,12 @@
  * not stay within it; they are refused too. */
 #define RSM_SELF_CHECK_BOUND_FP16 5e-4
 
-/* Runs it, and where CLBlast makes products of fp32 one as large as scans have. *error: the figure measured on the slice
- * (infinite when not finite). RESMAP_SELF_CHECK_FAILED when above the bound, or that product is wrong. */
+/* Runs it. *error: the figure measured (infinite when not finite). RESMAP_SELF_CHECK_FAILED when above the bound.
+ * Where products are CLBlast's, a small one and one as large as scans have are checked first: where they are wrong the device
+ * goes on without CLBlast, with a warning; RESMAP_SELF_CHECK_FAILED where RESMAP_GEMM asks for it. */
 resmap_status rsm_self_check(rsm_network *network, double *error);
 /* Runs it unless cache_folder (may be NULL) remembers that this device, driver, model, library version and tuning
- * passed. */
+ * passed; so it does of CLBlast, whatever came of it. */
 resmap_status rsm_self_check_once(rsm_network *network, const char *cache_folder);
 
 #endif

@@ -695,8 +695,6 @@ static resmap_status find_winners(tuner *t, size_t height, size_t width, const c
     for (int i = 0; i <= RSM_TUNE_BANDS; i++) choose(t, i);
     RSM_TRY(compare_all(t));
     RSM_TRY(try_clblast(t));
-    for (size_t i = 0; i < t->count; i++)
-        t->trials[i].result->chosen = rsm_tuned(t->device, t->trials[i].what) == t->trials[i].variant;
     RSM_TRY(try_precision(t, cache_folder));
     return try_workers(t);
 }
@@ -737,31 +735,32 @@ static resmap_status keep(const tuner *t, rsm_tuning_file *file)
 }
 
 static resmap_status tune(rsm_network *net, const effort *chosen, const resmap_tune_options *options,
-                          const char *cache_folder, resmap_tuning *result)
+                          const char *cache_folder, rsm_tuning_file *file, resmap_tuning *result)
 {
     tuner t = {.net = net, .effort = chosen, .result = result};
     double start = rsm_seconds();
     const rsm_variant *before[RSM_TUNABLES];
-    rsm_tuning_file *file = NULL;
     resmap_status status;
 
     t.device = rsm_network_device(net);
     t.env = rsm_device_env(t.device);
     for (int i = 0; i < RSM_TUNABLES; i++) before[i] = rsm_tuned(t.device, (rsm_tunable)i);
     take_rules(t.device);
-    RSM_CHECK(rsm_tuning_begin(t.device, &file));
     result->quick = options->quick;
     result->path = rsm_strdup(rsm_tuning_path(t.device));
     if (!result->path) RSM_CHECK(rsm_no_memory(t.env, strlen(rsm_tuning_path(t.device))));
-    RSM_CHECK(find_winners(&t, options->height, options->width, cache_folder));
-    /* Last, since it remembers what passed. */
+    /* What variants are compared with is to be right. */
     RSM_CHECK(rsm_self_check_once(net, cache_folder));
+    RSM_CHECK(find_winners(&t, options->height, options->width, cache_folder));
+    /* Once more, by the winners; it remembers what passed. */
+    RSM_CHECK(rsm_self_check_once(net, cache_folder));
+    for (size_t i = 0; i < t.count; i++)
+        t.trials[i].result->chosen = rsm_tuned(t.device, t.trials[i].what) == t.trials[i].variant;
     RSM_CHECK(keep(&t, file));
     result->seconds = rsm_seconds() - start;
 done:
     if (status != RESMAP_OK)
         for (int i = 0; i < RSM_TUNABLES; i++) rsm_tuned_set(t.device, (rsm_tunable)i, before[i]);
-    rsm_tuning_end(file);
     rsm_bench_clear(&t.bench);
     rsm_network_free(t.fp16);
     rsm_device_close(t.reference);
@@ -773,43 +772,45 @@ done:
 resmap_status rsm_tune(rsm_network *net, const resmap_tune_options *options, const char *cache_folder,
                        resmap_tuning *result)
 {
-    return tune(net, options->quick ? &quick : &full, options, cache_folder, result);
-}
-
-/* A file by which everything goes by rule. */
-static resmap_status keep_rules(rsm_device *device, const char *why)
-{
     rsm_tuning_file *file = NULL;
-    char date[32], *made;
     resmap_status status;
 
-    RSM_TRY(rsm_tuning_begin(device, &file));
-    today(date);
-    made = rsm_format("%sby rule, for tuning at first use %s; resmap tune tries again", date, why);
-    status = made ? rsm_tuning_keep(file, made, NULL, NULL, 0) : rsm_no_memory(rsm_device_env(device), strlen(why));
-    free(made);
+    RSM_TRY(rsm_tuning_begin(rsm_network_device(net), &file));
+    status = tune(net, options->quick ? &quick : &full, options, cache_folder, file, result);
     rsm_tuning_end(file);
     return status;
 }
 
-/* Tuning at first use. The file goes by rule until it has ended: a driver that crashes on a variant, hangs or fails would
- * otherwise do so in every run. */
-static resmap_status tune_and_keep(rsm_network *net, const char *cache_folder, resmap_tuning *result)
+/* A file by which everything goes by rule. */
+static resmap_status keep_rules(rsm_env *env, rsm_tuning_file *file, const char *why)
+{
+    char date[32], *made;
+    resmap_status status;
+
+    today(date);
+    made = rsm_format("%sby rule, for tuning at first use %s; resmap tune tries again", date, why);
+    status = made ? rsm_tuning_keep(file, made, NULL, NULL, 0) : rsm_no_memory(env, strlen(why));
+    free(made);
+    return status;
+}
+
+/* Until it has ended the file goes by rule: a driver that crashes on a variant, hangs or fails would otherwise do so in every
+ * run. */
+static resmap_status tune_first(rsm_network *net, const char *cache_folder, rsm_tuning_file *file, resmap_tuning *result)
 {
     const resmap_tune_options options = {256, 256, 1};
-    rsm_device *device = rsm_network_device(net);
-    rsm_env *env = rsm_device_env(device);
+    rsm_env *env = rsm_device_env(rsm_network_device(net));
     char *cause, *why;
     resmap_status status;
 
-    RSM_TRY(keep_rules(device, "was begun and did not end"));
-    status = tune(net, &first_use, &options, cache_folder, result);
+    RSM_TRY(keep_rules(env, file, "was begun and did not end"));
+    status = tune(net, &first_use, &options, cache_folder, file, result);
     if (status == RESMAP_OK) return status;
     cause = rsm_strdup(env->error);
     why = cause ? rsm_format("failed: %s", cause) : NULL;
     /* another time it may have room */
-    if (is_fatal(status) || status == RESMAP_NO_DEVICE_MEMORY || !why || keep_rules(device, why) != RESMAP_OK)
-        rsm_tuning_forget(device);
+    if (is_fatal(status) || status == RESMAP_NO_DEVICE_MEMORY || !why || keep_rules(env, file, why) != RESMAP_OK)
+        rsm_tuning_forget(file);
     rsm_fail(env, status, "%s", cause ? cause : "no memory");
     free(cause);
     free(why);
@@ -820,23 +821,28 @@ resmap_status rsm_tune_once(rsm_network *net, const char *cache_folder)
 {
     rsm_device *device = rsm_network_device(net);
     rsm_env *env = rsm_device_env(device);
+    rsm_tuning_file *file = NULL;
     resmap_tuning *result;
     resmap_status status;
 
     /* The file is for every run: what this one is allowed must not be in it. */
     if (!rsm_tuning_missing(device) || rsm_device_is_limited(device)) return RESMAP_OK;
-    /* Another part of the device may have been tuned since this one was opened. */
-    if (access(rsm_tuning_path(device), F_OK) == 0 && strncmp(rsm_tuning_state(device), "none", 4) == 0)
-        RSM_TRY(rsm_tuning_load(device));
-    if (!rsm_tuning_missing(device)) return RESMAP_OK;
+    /* Whether the device computes rightly by rule is not for the tuning to find out; the caller will. */
+    status = rsm_self_check_once(net, cache_folder);
+    if (status != RESMAP_OK) return status == RESMAP_CANCELLED ? status : RESMAP_OK;
     result = calloc(1, sizeof *result);
     if (!result) return rsm_no_memory(env, sizeof *result);
-    status = tune_and_keep(net, cache_folder, result);
-    if (status == RESMAP_OK)
-        rsm_log(env, RESMAP_LOG_INFO, "tuned %s in %.1f s: %.2f times as fast as by rule",
-                rsm_device_info(device)->name, result->seconds, result->speedup);
-    else if (status != RESMAP_CANCELLED)
-        rsm_log(env, RESMAP_LOG_INFO, "not tuned: %s", env->error);
+    status = rsm_tuning_begin(device, &file);
+    /* Another process, or another part of the device, may have tuned since this one was opened. */
+    if (status == RESMAP_OK) status = rsm_tuning_load(device);
+    if (status == RESMAP_OK && rsm_tuning_missing(device)) {
+        status = tune_first(net, cache_folder, file, result);
+        if (status == RESMAP_OK)
+            rsm_log(env, RESMAP_LOG_INFO, "tuned %s in %.1f s: %.2f times as fast as by rule", rsm_device_info(device)->name,
+                    result->seconds, result->speedup);
+    }
+    if (status != RESMAP_OK && status != RESMAP_CANCELLED) rsm_log(env, RESMAP_LOG_INFO, "not tuned: %s", env->error);
+    rsm_tuning_end(file);
     resmap_tuning_free(result);
     return status == RESMAP_CANCELLED ? status : RESMAP_OK;
 }
