@@ -14,6 +14,8 @@ import time
 import nibabel
 import numpy as np
 import scipy.fft
+import scipy.ndimage
+import torch
 
 import artifacts
 from scaling import scale_numbers
@@ -101,6 +103,56 @@ def coil_shading(shape, rng):
     return np.exp(f * np.float32(rng.uniform(0.05, 0.6) / span))         # scanners correct most of it, and none all of it
 
 
+def warped(x, rng):
+    """x [w, h, slices] stretched, turned, sheared and bent in the plane, smoothly along the slices: another head of the same tissues."""
+    w, h, n = x.shape
+    turn = np.eye(2) + rng.normal(0, 1, (2, 2)) * [[0.07, 0.05], [0.05, 0.07]]
+    angle = rng.normal(0, 0.1)
+    turn = turn @ [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    u, v = (np.linspace(-1, 1, s, dtype=np.float32) for s in (h, w))
+    z = np.linspace(-1, 1, n)
+    # bending: cosines of up to two periods across, weaker the quicker they vary
+    waves = lambda c, count: np.stack([np.cos(0.5 * np.pi * k * (c + 1) + p) for k, p in enumerate(rng.uniform(0, 2 * np.pi, count))])
+    size = 0.08 / (1 + np.add.outer(np.arange(5) ** 2, np.arange(5) ** 2))
+    bend = [np.einsum("kl,lv,ku,nkl->nvu", size, waves(v, 5), waves(u, 5),
+                      rng.normal(0, 1, (5, 5)) + 0.6 * z[:, None, None] * rng.normal(0, 1, (5, 5)), optimize=True) for _ in (0, 1)]
+    at = np.stack([turn[0, 0] * u + turn[0, 1] * v[:, None] + bend[0], turn[1, 0] * u + turn[1, 1] * v[:, None] + bend[1]], -1)
+    y = torch.nn.functional.grid_sample(torch.from_numpy(x.transpose(2, 0, 1).copy())[:, None], torch.from_numpy(at.astype(np.float32)),
+                                        mode="bicubic", align_corners=True)
+    return np.maximum(y[:, 0].numpy().transpose(1, 2, 0), 0)
+
+
+def scanned(x, edge, rng):
+    """As other scanners and their software would leave x: thick slices, or k-space that ends early (interpolated to the matrix,
+    with or without ringing), or blurred, or sharpened."""
+    if edge[2] < 2 and rng.random() < 0.3:
+        x = scipy.ndimage.uniform_filter1d(x, int(rng.integers(2, 6)), axis=2, mode="nearest")
+    u = rng.random()
+    if u < 0.2:
+        k = scipy.fft.fft2(x, axes=(0, 1))
+        window, soft = rng.random() < 0.4, rng.uniform(0.1, 0.6)
+        for a in (0, 1):
+            f = np.abs(scipy.fft.fftfreq(x.shape[a])) * 2 / rng.uniform(0.5, 1.0)
+            keep = np.clip((1 - f) / soft, 0, 1) if window else f <= 1
+            k *= np.expand_dims(keep.astype(np.float32), (1 - a, 2))
+        x = np.abs(scipy.fft.ifft2(k, axes=(0, 1)))
+    elif u < 0.35:
+        x = scipy.ndimage.gaussian_filter(x, (*rng.uniform(0.3, 0.9, 2), 0))
+    elif u < 0.5:
+        x = np.maximum(x + np.float32(rng.uniform(0.3, 1.2)) * (x - scipy.ndimage.gaussian_filter(x, (0.8, 0.8, 0))), 0)
+    return x.astype(np.float32)
+
+
+def cut_out(x, edge, rng):
+    """The head without its rim and with nothing around, roughly as after skull stripping, or with all air set to zero."""
+    inside = scipy.ndimage.gaussian_filter(x, (2, 2, 0)) > rng.uniform(0.04, 0.1)
+    inside = np.stack([scipy.ndimage.binary_fill_holes(inside[:, :, i]) for i in range(x.shape[2])], 2)
+    if rng.random() < 0.6:
+        rim = rng.uniform(8, 18)
+        inside = np.stack([scipy.ndimage.distance_transform_edt(inside[:, :, i], edge[:2]) > rim for i in range(x.shape[2])], 2)
+    return x * inside if inside.mean() > 0.1 else x
+
+
 def clean_slab(src, rng, kind, whole=False):
     """A clean slab, slice axis last, scaled roughly; in-plane edges; indexes of slices that may be used."""
     v, edge, axis, isotropic = src.volume(rng)
@@ -150,6 +202,8 @@ def clean_slab(src, rng, kind, whole=False):
             else:
                 x = np.einsum("ai,ijk,bj->abk", area_matrix(x.shape[0], n0).astype(np.float32), x,
                               area_matrix(x.shape[1], n1).astype(np.float32), optimize=True)
+    if rng.random() < 0.7:
+        x = warped(x, rng)
     # contrast
     u = rng.random()
     if u < 0.5:
@@ -157,6 +211,9 @@ def clean_slab(src, rng, kind, whole=False):
     elif u < 0.75:                      # tissues trade places, as between T1w, T2w and what was never seen
         knots = np.r_[0, 0.12, np.sort(rng.uniform(0.2, 0.9, 3)), 1, 2]
         x = np.interp(x, knots, np.r_[0, rng.uniform(0.02, 0.3), rng.uniform(0.15, 1, 5)]).astype(np.float32)
+    x = scanned(x, edge, rng)
+    if rng.random() < 0.08:
+        x = cut_out(x, edge, rng)
     if rng.random() < 0.3:
         x = x * coil_shading(x.shape, rng)
     lo, hi, mean = scale_numbers(x)

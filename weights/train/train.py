@@ -15,7 +15,7 @@ The classifier always sees two views: the pooled latent of the slice or crop and
 Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), and their
 gradients are summed.
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must, or the steps done (--steps); state is
-kept for resuming, and saved when the process is asked to end (SIGTERM).
+kept for resuming, and saved when the process is asked to end (SIGTERM); first.pt is where it began.
 """
 import argparse
 import collections
@@ -40,7 +40,7 @@ from model import ResMAP, initialise
 from views import area_matrix, field, pad8, ratio, view_shape, volume_field
 
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
-CONFIG = dict(dim=16, num_blocks=[1, 2, 2, 4], num_refinement_blocks=3, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
+CONFIG = dict(dim=16, num_blocks=[1, 2, 4, 8], num_refinement_blocks=3, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
               layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, field_order=3, field_passes=3)
 PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "field_order", "field_passes")}
 PIXELS = 64
@@ -276,9 +276,10 @@ def large(x, threshold, progress, whole=1.0, shrink=0.5):
 
 
 def begin(net, tensors):
-    """Takes over weights.  Refinement blocks that they lack begin as the identity: what they add is zero at first."""
+    """Takes over weights.  Blocks that they lack begin as the identity: what they add is zero at first."""
     lacking, strange = net.load_state_dict(tensors, strict=False)
-    wrong = strange + [k for k in lacking if not k.startswith("refinement.")]
+    stages = ("encoder_level", "latent.", "decoder_level", "refinement.")
+    wrong = strange + [k for k in lacking if not k.startswith(stages)]
     if wrong:
         raise SystemExit("--start lacks, or has what this network has not: " + ", ".join(wrong))
     with torch.no_grad():
@@ -375,6 +376,9 @@ def main():
         optimizers.load_state_dict(s["optimizers"])
         ema, step, spent, seen = s["ema"], s["step"], s["spent"], 0 if rank else s["pixels"]
         print("resumed at step %d, %.1f minutes" % (step, spent / 60), flush=True)
+    elif rank == 0:                         # what the run began with, to be averaged with its end (export.py)
+        torch.save({"net": net.state_dict(), "ema": ema, "step": 0, "spent": 0.0, "pixels": 0, "config": json.dumps(net.config)},
+                   os.path.join(a.out, "first.pt"))
     random.seed(a.seed * 1000003 + step + 500009 * rank)
     np.random.seed((a.seed * 1000003 + step + 500009 * rank) % 2 ** 32)
     prompts, pool = Prompts(a.prompts, "cpu"), Pool(a.pool)
