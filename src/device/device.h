@@ -186,6 +186,8 @@ int rsm_variant_suits(const rsm_device *device, const rsm_variant *variant);
  * $RESMAP_TUNING is not "off", in place of what was tuned before. Opening a device does it. Fails only for lack of
  * memory. */
 resmap_status rsm_tuning_load(rsm_device *device);
+/* The same, when the file may have changed: a fault that was told is not told again. */
+resmap_status rsm_tuning_reload(rsm_device *device);
 /* What became of the file, for people: "none yet", "PATH: how it was made", "ignored: PATH: why". */
 const char *rsm_tuning_state(const rsm_device *device);
 /* Where the file is or would be; NULL: nowhere. */

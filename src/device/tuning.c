@@ -291,14 +291,13 @@ void rsm_tuning_close(rsm_device *device)
     device->tuning_missing = 0;
 }
 
-resmap_status rsm_tuning_load(rsm_device *device)
+/* told: as of read_file; not the device's own state, which is made anew. */
+static resmap_status load(rsm_device *device, const char *told)
 {
     static const char *const forcing[] = {"RESMAP_GEMM", "RESMAP_VECTOR"};
     const char *asked = getenv("RESMAP_TUNING");
     char kernels[65], *folder = NULL, *key = NULL, *name = NULL;
     resmap_status status = RESMAP_OK;
-    char *told = rsm_strdup(rsm_tuning_state(device));
-    if (!told) return rsm_no_memory(device->env, strlen(rsm_tuning_state(device)));
     rsm_tuning_close(device);
     memset(device->tuned, 0, sizeof device->tuned);
     device->preference_count = 0;
@@ -326,10 +325,23 @@ resmap_status rsm_tuning_load(rsm_device *device)
     set_state(device, rsm_strdup("none yet"));
     read_file(device, key, kernels, told);
 done:
-    free(told);
     free(folder);
     free(key);
     free(name);
+    return status;
+}
+
+resmap_status rsm_tuning_load(rsm_device *device)
+{
+    return load(device, "");
+}
+
+resmap_status rsm_tuning_reload(rsm_device *device)
+{
+    char *told = rsm_strdup(rsm_tuning_state(device));
+    if (!told) return rsm_no_memory(device->env, strlen(rsm_tuning_state(device)));
+    resmap_status status = load(device, told);
+    free(told);
     return status;
 }
 

@@ -834,7 +834,7 @@ resmap_status rsm_tune_once(rsm_network *net, const char *cache_folder)
     if (!result) return rsm_no_memory(env, sizeof *result);
     status = rsm_tuning_begin(device, &file);
     /* Another process, or another part of the device, may have tuned since this one was opened. */
-    if (status == RESMAP_OK) status = rsm_tuning_load(device);
+    if (status == RESMAP_OK) status = rsm_tuning_reload(device);
     if (status == RESMAP_OK && rsm_tuning_missing(device)) {
         status = tune_first(net, cache_folder, file, result);
         if (status == RESMAP_OK)
