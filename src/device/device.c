@@ -377,7 +377,8 @@ resmap_status rsm_devices_open(rsm_env *env, const char *specification, rsm_devi
     /* The reference is to be had where OpenCL fails. */
     if (strcmp(specification, "reference") != 0) RSM_CHECK(rsm_device_list_create(env, &list));
     RSM_CHECK(choose_all(env, list, specification, &choices, &chosen));
-    for (size_t i = 0; i < chosen && !(one && i > 0); i++) total += choices[i].parts;
+    for (size_t i = 0; i < chosen; i++) total += choices[i].parts;
+    if (one) total = 1;                          /* the others are for where the best does not open */
     devices = calloc(total, sizeof *devices);
     if (!devices) RSM_CHECK(rsm_no_memory(env, total * sizeof *devices));
     for (size_t i = 0; i < chosen && !(one && count > 0); i++) {

@@ -100,7 +100,6 @@ int rsm_gemm_refuse_clblast(rsm_device *device)
 {
     const char *asked = getenv("RESMAP_GEMM");
     if (!rsm_gemm_takes_clblast(device) || (asked && strcmp(asked, "clblast") == 0)) return 0;
-    device->quirks |= RSM_QUIRK_OWN_GEMM;
     rsm_tuned_set(device, RSM_TUNE_CLBLAST, NULL);
     rsm_clblast_drop_work(device);
     device->gemm = own_kind(device);

@@ -136,6 +136,5 @@ const rsm_variant *rsm_tuned(const rsm_device *device, rsm_tunable what)
 
 void rsm_tuned_set(rsm_device *device, rsm_tunable what, const rsm_variant *variant)
 {
-    if (what == RSM_TUNE_CLBLAST && device->quirks & RSM_QUIRK_OWN_GEMM) variant = NULL;   /* refused meanwhile */
     device->tuned[what] = variant;
 }

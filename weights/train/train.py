@@ -376,9 +376,15 @@ def main():
         optimizers.load_state_dict(s["optimizers"])
         ema, step, spent, seen = s["ema"], s["step"], s["spent"], 0 if rank else s["pixels"]
         print("resumed at step %d, %.1f minutes" % (step, spent / 60), flush=True)
-    elif rank == 0:                         # what the run began with, to be averaged with its end (export.py)
-        torch.save({"net": net.state_dict(), "ema": ema, "step": 0, "spent": 0.0, "pixels": 0, "config": json.dumps(net.config)},
-                   os.path.join(a.out, "first.pt"))
+
+    def save(path, pixels):
+        state = {"net": net.state_dict(), "optimizers": optimizers.state_dict(), "ema": ema, "step": step, "spent": spent,
+                 "pixels": pixels, "config": json.dumps(net.config)}
+        torch.save(state, path + ".tmp")
+        os.replace(path + ".tmp", path)
+
+    if rank == 0 and step == 0:             # what the run began with, to be averaged with its end (export.py)
+        save(os.path.join(a.out, "first.pt"), 0)
     random.seed(a.seed * 1000003 + step + 500009 * rank)
     np.random.seed((a.seed * 1000003 + step + 500009 * rank) % 2 ** 32)
     prompts, pool = Prompts(a.prompts, "cpu"), Pool(a.pool)
@@ -615,10 +621,7 @@ def main():
             count.clear()
             reported = now
         if rank == 0 and (now - saved > a.save_every or over() >= 1 or stop):
-            state = {"net": net.state_dict(), "optimizers": optimizers.state_dict(), "ema": ema, "step": step, "spent": spent,
-                     "pixels": total, "config": json.dumps(net.config)}
-            torch.save(state, last + ".tmp")
-            os.replace(last + ".tmp", last)
+            save(last, total)
             saved = time.time()
         if stop:
             break
