@@ -8,6 +8,7 @@ One network (the paper's size with random weights, or a weights file), one slice
 of threads on the same processors. Every engine lives in a process of its own; the timed runs take turns, the others being
 stopped meanwhile. A run is the whole network: encoder, decoder with a prompt. Each peer may write its 1x1 convolutions in
 two ways, as convolutions or as matrix products: a few runs of each, in turn, show the quicker, and that one is timed.
+A large matrix product by NumPy (OpenBLAS, as a rule) takes its turn, too: a roof that resmap's GFLOP/s are set against.
 
 Exit status: 0 all agree (max |a - b| / max |b| <= 1e-3 against PyTorch), 1 otherwise or when something failed.
 """
@@ -36,6 +37,7 @@ PACKAGES = {"torch": ["torch"], "torch-compiled": ["torch"], "onnxruntime": ["on
 EXPORTS = {"onnxruntime": ("onnx", ".onnx"), "openvino": ("onnx", ".onnx"), "ncnn": ("ncnn-files", ".ncnn.bin")}
 FORMS = ["matmul", "conv"]
 PR_SET_PDEATHSIG = 1
+PRODUCT = 1536                           # rows and columns of the matrices by which the machine's roof is measured
 TRIAL_RUNS, TRIAL_SECONDS = 5, 60        # the most that both forms of a peer get to show which is the quicker
 
 
@@ -152,6 +154,9 @@ def prepare(folder, args):
 def load_peer(name, form, folder, threads):
     """A function that runs the network once on the slice, and the engine's version."""
     import numpy as np
+    if name == "sgemm":
+        a = np.random.default_rng(2).uniform(-1, 1, (PRODUCT, PRODUCT)).astype(np.float32)
+        return lambda: a @ a, np.__version__
     inputs = np.load(os.path.join(folder, "in.npz"))
     x, t = inputs["slice"][None, None], inputs["prompt"][None]
     if name in ("torch", "torch-compiled"):
@@ -311,7 +316,7 @@ class Resmap:
     name, form = "resmap", "-"
 
     def __init__(self, folder, args, class_name):
-        self.args, self.folder, self.seconds, self.rss_peak, self.device_bytes_peak = args, folder, [], 0, 0
+        self.args, self.folder, self.seconds, self.rss_peak, self.device_bytes_peak, self.flop = args, folder, [], 0, 0, 0
         self.model = os.path.join(folder, "model.safetensors")
         # The voxels as they are, one step with the prompt of this class: the network, nothing else. Kernels are built and the
         # device checked here, before the timed runs.
@@ -337,6 +342,7 @@ class Resmap:
         output, rss = self.start(["bench", "-q", "--seconds", "--repeat", "1", "--json", "--size", "%dx%d" % (h, w)])
         result = json.loads(output)
         self.seconds.append(result["seconds"])
+        self.flop = result["flop"]
         self.device_bytes_peak = max(self.device_bytes_peak, result["device_bytes_peak"])
         self.rss_peak = max(self.rss_peak, rss)
 
@@ -394,10 +400,12 @@ def compare(folder, args):
     class_name = prepare(folder, args)
     engines, outputs = [Resmap(folder, args, class_name)], {}
     engines += [p for p in (start_peer(name, folder, args) for name in args.peers) if p]
+    roof = Peer("sgemm", "-", folder, args)
     for i in range(args.runs):
-        for engine in engines:
+        for engine in engines + [roof]:
             engine.run()
         print("run %d: %s" % (i + 1, ", ".join("%s %.3f s" % (e.name, e.seconds[-1]) for e in engines)), file=sys.stderr)
+    roof.close()
     for engine in engines:
         engine.finish()
         path = os.path.join(folder, engine.name + ".npy")
@@ -410,13 +418,14 @@ def compare(folder, args):
         r = {"seconds": statistics.median(e.seconds), "runs": e.seconds, "rss_peak": e.rss_peak, "version": e.version,
              "form": e.form, "ratio": statistics.median(e.seconds) / mine, "difference": None}
         if e.name == "resmap":
-            r["device_bytes_peak"] = e.device_bytes_peak
+            r["device_bytes_peak"], r["gflops"] = e.device_bytes_peak, 1e-9 * e.flop / mine
         if base is not None:
             r["difference"] = float(np.abs(outputs[e.name].astype(np.float64) - base).max() / np.abs(base).max())
             failed |= not r["difference"] <= BOUND
         result[e.name] = r
     result["about"] = {"size": list(args.size), "model": args.model or "paper size, random weights", "threads": args.threads,
-                       "device": args.device, "machine": platform.machine(), "load": os.getloadavg()[0]}
+                       "device": args.device, "machine": platform.machine(), "load": os.getloadavg()[0], "numpy": roof.version,
+                       "sgemm_gflops": 2e-9 * PRODUCT ** 3 / statistics.median(roof.seconds)}
 
     print("%d x %d, %s, fp32, %d threads, median of %d runs" % (*args.size, result["about"]["model"], args.threads, args.runs))
     print("%-16s %-10s %-8s %9s %9s %9s %9s %9s %12s" % ("engine", "version", "1x1 as", "seconds", "least", "most", "ratio",
@@ -426,7 +435,9 @@ def compare(folder, args):
         print("%-16s %-10.10s %-8s %9.3f %9.3f %9.3f %9.2f %9.0f %12s" %
               (e.name, r["version"], r["form"], r["seconds"], min(e.seconds), max(e.seconds), r["ratio"], r["rss_peak"] / 2**20,
                "-" if r["difference"] is None else "%.1e" % r["difference"]))
-    print("resmap: %.0f MiB of device memory" % (engines[0].device_bytes_peak / 2**20))
+    rate, most = result["resmap"]["gflops"], result["about"]["sgemm_gflops"]
+    print("resmap: %.0f MiB of device memory; %.0f GFLOP/s, %.0f %% of the %.0f of NumPy's matrix product of %d x %d"
+          % (engines[0].device_bytes_peak / 2**20, rate, 100 * rate / most, most, PRODUCT, PRODUCT))
     if base is None:
         failed = True
         print("peers.py: PyTorch did not run: nothing to agree with", file=sys.stderr)
