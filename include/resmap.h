@@ -204,7 +204,7 @@ typedef struct resmap_device_report {
     char *name, *platform, *driver;
     const char *precision;       /* "fp32", "fp16"; "fp64" on the reference */
     size_t slices;               /* taken, in all steps: classified and then restored counts twice */
-    size_t workers;              /* that worked on slices side by side; 0: the device was left out */
+    size_t workers;              /* that worked on slices side by side; 0: it was left out before */
     double seconds;              /* in the network, transfers included: the mean over the workers */
 } resmap_device_report;
 
@@ -331,9 +331,9 @@ RESMAP_API resmap_status resmap_timing_json(resmap_context *context, const resma
  * the same bytes; another tuning may change the last digits.
  *
  * Without a file for the device the first resmap_restore, resmap_classify or resmap_time makes a quick tuning before its
- * work (stage "tuning" of the progress callback). It does not under a limit of memory, where the result could not be
- * kept, where another process is tuning at the moment, on the reference, and where the environment variable RESMAP_TUNING
- * is "off": then files are not read either, and everything is taken by rule. */
+ * work (stage "tuning" of the progress callback). It does not under a limit of memory, with RESMAP_PRECISION_FP16 (it measures
+ * in fp32), where the result could not be kept, where another process is tuning at the moment, on the reference, and where the
+ * environment variable RESMAP_TUNING is "off": then files are not read either, and everything is taken by rule. */
 typedef struct resmap_tune_options {
     size_t height, width;        /* of the slices to be fast on, 1…16384, rounded up to multiples of 8 (256 x 256) */
     int quick;                   /* 1: what takes most of the time and may be much faster, in a few seconds (0) */

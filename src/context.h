@@ -1,4 +1,4 @@
-/* What a resmap_context holds. Only the files that define the public functions include this. */
+/* What a resmap_context holds: known to resmap.c alone, and to the tests of what it keeps. */
 #ifndef RSM_CONTEXT_H
 #define RSM_CONTEXT_H
 
@@ -22,9 +22,5 @@ struct resmap_context {
     const struct resmap_model *fp16_refused;   /* by its self-check: "auto" does not try it again */
     char *precision_reason;      /* why that storage, for people; NULL: none was chosen yet */
 };
-
-/* The opened device (NULL: none) for what computes on one only; RESMAP_BAD_ARGUMENT, naming `what`, when
- * several are. */
-resmap_status rsm_single_device(resmap_context *context, const char *what, rsm_device **device);
 
 #endif

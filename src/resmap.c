@@ -5,19 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config.h"
 #include "context.h"
 #include "core/share.h"
 #include "image/image.h"
+#include "image/metrics.h"
 #include "model/cascade.h"
 #include "model/selfcheck.h"
 #include "model/timing.h"
 #include "model/tune.h"
-
-const char *resmap_version(void)
-{
-    return PACKAGE_VERSION;
-}
+#include "synth/synth.h"
 
 const char *resmap_status_text(resmap_status status)
 {
@@ -373,7 +369,7 @@ static resmap_status use_networks(resmap_context *context, const resmap_model *m
     return prepare_networks(context, model, RSM_FP32);
 }
 
-resmap_status rsm_single_device(resmap_context *context, const char *what, rsm_device **device)
+static resmap_status single_device(resmap_context *context, const char *what, rsm_device **device)
 {
     if (context->opened_count > 1)
         return rsm_fail(&context->env, RESMAP_BAD_ARGUMENT, "device: %s takes a single one, not %zu", what,
@@ -405,7 +401,7 @@ resmap_status resmap_self_check(resmap_context *context, resmap_model *model, re
 {
     rsm_device *device;
 
-    RSM_TRY(rsm_single_device(context, "a self-check", &device));
+    RSM_TRY(single_device(context, "a self-check", &device));
     RSM_TRY(accept(context, model, precision, 0));
     RSM_TRY(load_networks(context, model, storage_of(precision)));
     return rsm_self_check(context->networks[0], error);
@@ -538,6 +534,7 @@ resmap_status resmap_restore(resmap_context *context, resmap_model *model, const
 {
     resmap_report *made;
 
+    if (output == NULL) return rsm_fail(&context->env, RESMAP_BAD_ARGUMENT, "output: none to restore to");
     RSM_TRY(run_cascade(context, model, input, mask, options, output, &made));
     if (report != NULL) *report = made;
     else resmap_report_free(made);
@@ -550,20 +547,20 @@ resmap_status resmap_classify(resmap_context *context, resmap_model *model, cons
     return run_cascade(context, model, input, mask, options, NULL, report);
 }
 
-/* "input: noise, bias, then clean" for the figure. */
-static char *figure_caption(const resmap_report *report)
+/* "noise (80%) > bias (61%) > clean (97%)", of the first frame. */
+static char *steps_text(const resmap_report *report)
 {
+    const resmap_volume_report *volume = report->volumes;
     char *text = rsm_strdup("");
 
-    for (size_t v = 0; v < report->volume_count && v < 1; v++)
-        for (int s = 0; text != NULL && s < report->volumes[v].step_count; s++) {
-            const resmap_step *step = &report->volumes[v].steps[s];
-            const char *name = step->class_index < 0 ? "restored" : report->classes[step->class_index];
-            char *longer = rsm_format(step->has_probabilities ? "%s%s%s (%.0f%%)" : "%s%s%s", text, s == 0 ? "" : " > ", name,
-                                      step->class_index < 0 ? 0.0 : 100 * step->probabilities[step->class_index]);
-            free(text);
-            text = longer;
-        }
+    for (int s = 0; text != NULL && s < volume->step_count; s++) {
+        const resmap_step *step = &volume->steps[s];
+        const char *name = step->class_index < 0 ? "restored" : report->classes[step->class_index];
+        char *longer = rsm_format(step->has_probabilities ? "%s%s%s (%.0f%%)" : "%s%s%s", text, s == 0 ? "" : " > ", name,
+                                  step->class_index < 0 ? 0.0 : 100 * step->probabilities[step->class_index]);
+        free(text);
+        text = longer;
+    }
     return text;
 }
 
@@ -592,7 +589,7 @@ static resmap_status write_figure(rsm_env *env, const resmap_image *input, const
     resmap_status status;
 
     RSM_TRY(rsm_slicing_choose(env, input, options->plane, &slicing));
-    steps = figure_caption(report);
+    steps = steps_text(report);
     caption = steps == NULL ? NULL
                             : rsm_format("%s: %s [%s, resmap %s]", report->volume_count > 1 ? "frame 0" : "steps",
                                          steps[0] == '\0' ? "none" : steps, report->model_name, resmap_version());
@@ -629,7 +626,7 @@ static resmap_status check_arguments(rsm_env *env, const resmap_model *model, co
 static resmap_status claim(const resmap_model *model, const resmap_files *files, rsm_outputs *outputs)
 {
     RSM_TRY(rsm_outputs_spare(outputs, files->mask));
-    RSM_TRY(rsm_outputs_spare(outputs, model->name));
+    RSM_TRY(rsm_outputs_spare(outputs, model->path));
     RSM_TRY(rsm_outputs_claim(outputs, files->output));
     RSM_TRY(rsm_outputs_spare(outputs, files->input));      /* its restoration may replace it, nothing else */
     if (files->residual != NULL) RSM_TRY(rsm_outputs_claim(outputs, files->residual));
@@ -708,19 +705,6 @@ void resmap_timing_options_init(resmap_timing_options *options)
     options->repeat = 5;
 }
 
-void resmap_timing_free(resmap_timing *timing)
-{
-    if (timing == NULL) return;
-    free(timing->model_name);
-    free(timing->device_name);
-    free(timing->device_platform);
-    free(timing->device_driver);
-    free(timing->precision_reason);
-    free(timing->run_seconds);
-    free(timing->kernels);
-    free(timing);
-}
-
 resmap_status resmap_timing_json(resmap_context *context, const resmap_timing *timing, char **text)
 {
     return rsm_timing_json(&context->env, timing, text);
@@ -756,7 +740,7 @@ resmap_status resmap_time(resmap_context *context, resmap_model *model, const re
     RSM_TRY(check_size(env, options->height, options->width));
     if (options->repeat < 1 || options->repeat > 1000)
         return rsm_fail(env, RESMAP_BAD_ARGUMENT, "repeat: %d is not within 1 to 1000", options->repeat);
-    RSM_TRY(rsm_single_device(context, "timing", &timed));
+    RSM_TRY(single_device(context, "timing", &timed));
     RSM_TRY(accept(context, model, options->precision, options->memory_mib));
     t = calloc(1, sizeof *t);
     if (t == NULL) return rsm_no_memory(env, sizeof *t);
@@ -782,19 +766,6 @@ void resmap_tune_options_init(resmap_tune_options *options)
     options->height = options->width = 256;
 }
 
-void resmap_tuning_free(resmap_tuning *tuning)
-{
-    if (tuning == NULL) return;
-    free(tuning->model_name);
-    free(tuning->device_name);
-    free(tuning->device_platform);
-    free(tuning->device_driver);
-    free(tuning->path);
-    for (size_t i = 0; i < tuning->trial_count; i++) free(tuning->trials[i].problem);
-    free(tuning->trials);
-    free(tuning);
-}
-
 resmap_status resmap_tuning_json(resmap_context *context, const resmap_tuning *tuning, char **text)
 {
     return rsm_tuning_text(&context->env, tuning, text);
@@ -814,7 +785,7 @@ resmap_status resmap_tune(resmap_context *context, resmap_model *model, const re
     resmap_status status;
 
     RSM_TRY(check_size(env, options->height, options->width));
-    RSM_TRY(rsm_single_device(context, "tuning", &tuned));
+    RSM_TRY(single_device(context, "tuning", &tuned));
     RSM_TRY(accept(context, model, RESMAP_PRECISION_AUTO, 0));
     RSM_TRY(load_networks(context, model, RSM_FP32));
     if (rsm_device_is_reference(tuned))
@@ -830,4 +801,62 @@ resmap_status resmap_tune(resmap_context *context, resmap_model *model, const re
 done:
     resmap_tuning_free(t);
     return status;
+}
+
+/* ---- Comparing ---- */
+
+resmap_status resmap_evaluate(resmap_context *context, const resmap_image *reference,
+                              const resmap_image *test, const resmap_image *mask, resmap_plane plane,
+                              resmap_metrics **metrics)
+{
+    return rsm_evaluate(&context->env, reference, test, mask, plane, metrics);
+}
+
+resmap_status resmap_evaluate_file(resmap_context *context, const char *reference, const char *test,
+                                   const char *mask, resmap_plane plane, resmap_metrics **metrics)
+{
+    const char *const names[3] = {reference, test, mask};
+    resmap_image *images[3] = {NULL, NULL, NULL};
+    resmap_status status = RESMAP_OK;
+    for (int i = 0; i < 3; i++)
+        if (names[i]) RSM_CHECK(rsm_image_read(&context->env, names[i], &images[i]));
+    status = rsm_evaluate(&context->env, images[0], images[1], images[2], plane, metrics);
+done:
+    for (int i = 0; i < 3; i++) resmap_image_free(images[i]);
+    return status;
+}
+
+resmap_status resmap_metrics_json(resmap_context *context, const resmap_metrics *metrics, char **text)
+{
+    return rsm_metrics_json(&context->env, metrics, text);
+}
+
+/* ---- Synthesis ---- */
+
+resmap_status resmap_synth(resmap_context *context, const resmap_image *clean,
+                           const resmap_synth_options *options, resmap_image **corrupted, char **record)
+{
+    rsm_device *device = NULL;
+
+    RSM_TRY(single_device(context, "synthesis", &device));
+    return rsm_synth(&context->env, device, clean, options, NULL, 0, NULL, corrupted, record);
+}
+
+resmap_status resmap_synth_repeat(resmap_context *context, const resmap_image *clean, const char *record,
+                                  resmap_image **corrupted)
+{
+    rsm_device *device = NULL;
+
+    RSM_TRY(single_device(context, "synthesis", &device));
+    return rsm_synth(&context->env, device, clean, NULL, record, strlen(record), "record", corrupted,
+                     NULL);
+}
+
+resmap_status resmap_synth_file(resmap_context *context, const resmap_synth_files *files,
+                                const resmap_synth_options *options)
+{
+    rsm_device *device = NULL;
+
+    RSM_TRY(single_device(context, "synthesis", &device));
+    return rsm_synth_file(&context->env, device, files, options);
 }

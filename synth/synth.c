@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "context.h"
 #include "core/file.h"
 #include "image/image.h"
 
@@ -274,37 +273,7 @@ done:
     return status;
 }
 
-/* ---- Public functions ---- */
-
 void resmap_synth_options_init(resmap_synth_options *options)
 {
     *options = (resmap_synth_options){.bias_order = 3, .motion_percent = -1.0};
-}
-
-resmap_status resmap_synth(resmap_context *context, const resmap_image *clean,
-                           const resmap_synth_options *options, resmap_image **corrupted, char **record)
-{
-    rsm_device *device = NULL;
-
-    RSM_TRY(rsm_single_device(context, "synthesis", &device));
-    return rsm_synth(&context->env, device, clean, options, NULL, 0, NULL, corrupted, record);
-}
-
-resmap_status resmap_synth_repeat(resmap_context *context, const resmap_image *clean, const char *record,
-                                  resmap_image **corrupted)
-{
-    rsm_device *device = NULL;
-
-    RSM_TRY(rsm_single_device(context, "synthesis", &device));
-    return rsm_synth(&context->env, device, clean, NULL, record, strlen(record), "record", corrupted,
-                     NULL);
-}
-
-resmap_status resmap_synth_file(resmap_context *context, const resmap_synth_files *files,
-                                const resmap_synth_options *options)
-{
-    rsm_device *device = NULL;
-
-    RSM_TRY(rsm_single_device(context, "synthesis", &device));
-    return rsm_synth_file(&context->env, device, files, options);
 }

@@ -724,6 +724,47 @@ START_TEST(cancelling)
 }
 END_TEST
 
+static int calls_left;
+
+static int stop_once(void *data, const char *what, size_t done, size_t total)
+{
+    (void)data;
+    (void)what;
+    (void)done;
+    (void)total;
+    return --calls_left == 0;
+}
+
+/* A callback that asks once is heard wherever that is: in the making of transforms, too. */
+START_TEST(cancelling_once)
+{
+    const size_t shape[4] = {12, 11, 8, 1};
+    resmap_image *clean = head_image(shape);
+    resmap_synth_options options;
+    resmap_synth_options_init(&options);
+    options.artifacts = RESMAP_MOTION;
+    options.preset = "severe";
+    env.progress = stop_once;
+    for (int d = 0; d < device_count; d++) {
+        int heard = 1;
+        for (int call = 1; heard; call++) {
+            rsm_device *device;              /* one that has made nothing yet */
+            resmap_image *out = NULL;
+            OK(rsm_device_open(&env, devices[d].specification, &device));
+            calls_left = call;
+            resmap_status status = rsm_synth(&env, device, clean, &options, NULL, 0, NULL, &out, NULL);
+            heard = calls_left <= 0;
+            ck_assert_msg(status == (heard ? RESMAP_CANCELLED : RESMAP_OK), "%s, call %d: status %d",
+                          devices[d].specification, call, (int)status);
+            resmap_image_free(out);
+            rsm_device_close(device);
+        }
+    }
+    env.progress = NULL;
+    resmap_image_free(clean);
+}
+END_TEST
+
 /* ---- What is refused ---- */
 
 START_TEST(bad_options)
@@ -885,6 +926,7 @@ int main(void)
     tcase_add_loop_test(tcase, repeats, 0, 6);
     tcase_add_test(tcase, zero_and_frames);
     tcase_add_test(tcase, cancelling);
+    tcase_add_test(tcase, cancelling_once);
     tcase_add_test(tcase, bad_options);
     tcase_add_test(tcase, bad_records);
     if (!getenv("RESMAP_TEST_SMALL")) {

@@ -6,6 +6,13 @@
 #include <string.h>
 #include <time.h>
 
+#include "config.h"
+
+const char *resmap_version(void)
+{
+    return PACKAGE_VERSION;
+}
+
 /* One line of text: file names and driver messages may carry line breaks and escape codes. */
 static void make_one_line(char *text)
 {

@@ -32,14 +32,31 @@ static const parameters sets[] = {
     {"Xgemm", INDIRECT, {0, 1, 16, 2, 8, 8, 64, 8, 8, 64, 1, 1, 0, 0, 4, 4}},
     {"Xgemm", INDIRECT, {0, 1, 16, 2, 16, 16, 128, 16, 16, 128, 1, 1, 0, 0, 4, 4}},
 };
-static const rsm_variant *applied;               /* to the device below; others have to apply theirs anew */
-static cl_device_id applied_to;
+/* What was applied to which device; one more than there is room for has to apply its own anew every time. */
+enum { MOST_DEVICES = 16 };
+static struct {
+    cl_device_id device;
+    const rsm_variant *variant;
+} applied[MOST_DEVICES];
+
+static size_t place_of(cl_device_id device)
+{
+    size_t i = 0;
+    while (i < MOST_DEVICES - 1 && applied[i].device && applied[i].device != device) i++;
+    if (applied[i].device != device) {
+        applied[i].device = device;
+        applied[i].variant = NULL;
+    }
+    return i;
+}
 
 static CLBlastStatusCode apply(rsm_device *device)
 {
     static const char *threshold_name = "XGEMM_MIN_INDIRECT_SIZE";
     const rsm_variant *wanted = rsm_tuned(device, RSM_TUNE_CLBLAST);
-    if (!wanted || (wanted == applied && device->id == applied_to)) return CLBlastSuccess;
+    if (!wanted) return CLBlastSuccess;
+    const size_t place = place_of(device->id);
+    if (applied[place].variant == wanted) return CLBlastSuccess;
     const parameters *set = &sets[wanted->values[0]];
     /* Products of fewer multiplications than its third power are direct. */
     const size_t threshold = strcmp(set->kernel, "Xgemm") == 0 ? 1 : 1000000;
@@ -51,8 +68,7 @@ static CLBlastStatusCode apply(rsm_device *device)
         code = CLBlastOverrideParameters(device->id, set->kernel, CLBlastPrecisionSingle, set->count, names,
                                          set->values);
     }
-    applied = code == CLBlastSuccess ? wanted : NULL;
-    applied_to = device->id;
+    applied[place].variant = code == CLBlastSuccess ? wanted : NULL;
     return code;
 }
 

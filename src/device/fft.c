@@ -134,21 +134,28 @@ done:
     return status;
 }
 
+/* A device without clFFT transforms on the host; being told to stop, and having no memory for it, is something else. */
+static int ends_all(resmap_status status)
+{
+    return status == RESMAP_CANCELLED || status == RESMAP_NO_MEMORY;
+}
+
 /* Makes a checked plan for rows of m; entry->plan stays NULL when clFFT cannot do it. */
 static resmap_status try_plan(rsm_device *device, rsm_fft_entry *entry, size_t m, size_t pencils)
 {
     int right = 0;
     rsm_kernel *probe;
+    resmap_status status;
     entry->m = m;
     entry->batch = pencils < MOST_GATHERED / m ? pencils : MOST_GATHERED / m;
     /* clFFT's assertions abort the process below this. */
     if (device->info.max_work_group < 64) return RESMAP_OK;
     /* clFFT prints what a compiler says about its kernels: better not to ask for them where they do not
      * compile. */
-    if (rsm_kernel_get(device, "fft", "clfft_probe", "-DCLFFT_PROBE", &probe) != RESMAP_OK) return RESMAP_OK;
-    if (entry->batch == 0 || rsm_clfft_create(device, m, entry->batch, &entry->plan) != RESMAP_OK) {
-        return RESMAP_OK;
-    }
+    status = rsm_kernel_get(device, "fft", "clfft_probe", "-DCLFFT_PROBE", &probe);
+    if (status == RESMAP_OK && entry->batch > 0) status = rsm_clfft_create(device, m, entry->batch, &entry->plan);
+    if (ends_all(status)) return status;
+    if (!entry->plan) return RESMAP_OK;
     RSM_TRY(plan_is_right(device, entry, &right));
     if (right) return RESMAP_OK;
     rsm_clfft_free(entry->plan);

@@ -123,6 +123,7 @@ static resmap_status build(rsm_device *device, rsm_program *program, const char 
 
     char key[65];
     char *folder = device->quirks & RSM_QUIRK_NO_BINARIES ? NULL : rsm_binaries_folder(device->env);
+    if (!folder) device->quirks |= RSM_QUIRK_NO_BINARIES;    /* why was told, and once is enough */
     resmap_status status = RESMAP_OK;
     cl_int code;
     if (folder) {

@@ -484,6 +484,27 @@ static void write_preference(FILE *stream, const rsm_preference *p)
         write_line(stream, "workers %s %d %d%%", p->network, p->workers, p->workers_percent);
 }
 
+/* Ends the temporary file, and puts it in the place of the kept one. */
+static resmap_status put_in_place(rsm_tuning_file *t)
+{
+    const char *path = t->device->tuning_path;
+    int written = !ferror(t->stream) && fflush(t->stream) == 0 && fsync(fileno(t->stream)) == 0;
+    int why = errno;
+    if (fclose(t->stream) != 0 && written) {
+        written = 0;
+        why = errno;
+    }
+    t->stream = NULL;
+    if (written && rename(t->temporary, path) != 0) {
+        written = 0;
+        why = errno;
+    }
+    if (!written) unlink(t->temporary);
+    free(t->temporary);
+    t->temporary = NULL;
+    return written ? RESMAP_OK : rsm_fail(t->device->env, RESMAP_IO, "%s: %s", path, strerror(why));
+}
+
 resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_preference *preference,
                               const rsm_tuning_failure *failures, size_t failure_count)
 {
@@ -492,7 +513,6 @@ resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_pr
     size_t preference_count = device->preference_count;
     char kernels[65], *key = device_key(device);
     resmap_status status = kernels_key(device->env, kernels);
-    int failed;
     memcpy(preferences, device->preferences, sizeof preferences);
     if (preference) preference_count = add_preference(preferences, preference_count, preference);
     if (status == RESMAP_OK && !key) status = rsm_no_memory(device->env, strlen(device->identity));
@@ -518,19 +538,13 @@ resmap_status rsm_tuning_keep(rsm_tuning_file *t, const char *made, const rsm_pr
             write_line(t->stream, "fails %s %s %s", rsm_tunable_name(failures[i].what),
                        failures[i].variant ? failures[i].variant->name : "default", failures[i].why);
         fprintf(t->stream, "end\n");
-        failed = ferror(t->stream) || fflush(t->stream) != 0 || fsync(fileno(t->stream)) != 0;
-        failed |= fclose(t->stream) != 0;
-        t->stream = NULL;
-        if (failed || rename(t->temporary, device->tuning_path) != 0) {
-            status = rsm_fail(device->env, RESMAP_IO, "%s: %s", device->tuning_path, strerror(errno));
-        } else {
-            free(t->temporary);
-            t->temporary = NULL;
-            device->tuning_missing = 0;
-            memcpy(device->preferences, preferences, sizeof preferences);
-            device->preference_count = preference_count;
-            set_state(device, rsm_format("%s: %s", device->tuning_path, made));
-        }
+        status = put_in_place(t);
+    }
+    if (status == RESMAP_OK) {
+        device->tuning_missing = 0;
+        memcpy(device->preferences, preferences, sizeof preferences);
+        device->preference_count = preference_count;
+        set_state(device, rsm_format("%s: %s", device->tuning_path, made));
     }
     free(key);
     return status;

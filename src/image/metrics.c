@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "context.h"
 #include "core/json.h"
 #include "image/image.h"
 
@@ -301,27 +300,6 @@ done:
 
 /* ---- Public functions ---- */
 
-resmap_status resmap_evaluate(resmap_context *context, const resmap_image *reference,
-                              const resmap_image *test, const resmap_image *mask, resmap_plane plane,
-                              resmap_metrics **metrics)
-{
-    return rsm_evaluate(&context->env, reference, test, mask, plane, metrics);
-}
-
-resmap_status resmap_evaluate_file(resmap_context *context, const char *reference, const char *test,
-                                   const char *mask, resmap_plane plane, resmap_metrics **metrics)
-{
-    const char *const names[3] = {reference, test, mask};
-    resmap_image *images[3] = {NULL, NULL, NULL};
-    resmap_status status = RESMAP_OK;
-    for (int i = 0; i < 3; i++)
-        if (names[i]) RSM_CHECK(rsm_image_read(&context->env, names[i], &images[i]));
-    status = rsm_evaluate(&context->env, images[0], images[1], images[2], plane, metrics);
-done:
-    for (int i = 0; i < 3; i++) resmap_image_free(images[i]);
-    return status;
-}
-
 void resmap_metrics_free(resmap_metrics *metrics)
 {
     if (!metrics) return;
@@ -329,7 +307,7 @@ void resmap_metrics_free(resmap_metrics *metrics)
     free(metrics);
 }
 
-resmap_status resmap_metrics_json(resmap_context *context, const resmap_metrics *m, char **text)
+resmap_status rsm_metrics_json(rsm_env *env, const resmap_metrics *m, char **text)
 {
     json_t *slices = json_array();
     size_t frames = 0;
@@ -353,5 +331,5 @@ resmap_status resmap_metrics_json(resmap_context *context, const resmap_metrics 
                            rsm_json_number(m->ssim_skimage), "nrmse", rsm_json_number(m->nrmse), "plane",
                            m->plane, "slices", slices, "slices_left_out", (json_int_t)m->slices_left_out);
     if (failed) json_decref(slices);
-    return rsm_json_text(&context->env, root, text);
+    return rsm_json_text(env, root, text);
 }

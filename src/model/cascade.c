@@ -1083,12 +1083,14 @@ static void describe_work(const cascade *c, int classify_only, resmap_report *re
 {
     static const char *const places[] = {"device", "host", "recomputed"};
     place worst = ON_DEVICE;
+    size_t workers = 0;          /* that worked */
 
+    for (size_t i = 0; i < report->device_count; i++) workers += report->devices[i].workers;
     for (size_t i = 0; i < c->worker_count; i++) {
         resmap_device_report *d = &report->devices[c->workers[i].first];
         d->slices += c->sharers[i].done + c->workers[i].restored;
         if (d->workers > 0) d->seconds += c->workers[i].seconds / (double)d->workers;
-        report->seconds_network += c->workers[i].seconds / (double)c->worker_count;
+        if (workers > 0) report->seconds_network += c->workers[i].seconds / (double)workers;
         if (c->workers[i].worst_place > worst) worst = c->workers[i].worst_place;
     }
     if (!classify_only && c->steps > 0)

@@ -491,6 +491,7 @@ void rsm_model_free(resmap_model *model)
     rsm_safetensors_clear(&model->file);
     free(model->training);
     free(model->name);
+    free(model->path);
     free(model);
 }
 
@@ -548,27 +549,24 @@ resmap_status rsm_model_find(rsm_env *env, const char *name, char **path)
 resmap_status rsm_model_open(rsm_env *env, const char *name, resmap_model **model)
 {
     resmap_status status;
-    char *path = NULL;
+    resmap_model *m;
+    char *path = NULL, *asked = NULL;
     unsigned char *bytes = NULL;
     size_t size = 0;
 
     RSM_TRY(rsm_model_find(env, name, &path));
+    asked = rsm_strdup(name);
+    if (!asked) RSM_CHECK(rsm_no_memory(env, strlen(name) + 1));
     RSM_CHECK(rsm_file_read(env, path, MAX_FILE, &bytes, &size));
-    RSM_CHECK(rsm_model_create(env, path, bytes, size, model));
-    if (!is_file_name(name)) { /* messages name the file, reports the model */
-        char *short_name = rsm_strdup(name);
-
-        if (!short_name) {
-            rsm_model_free(*model);
-            *model = NULL;
-            status = rsm_no_memory(env, strlen(name) + 1);
-            goto done;
-        }
-        free((*model)->name);
-        (*model)->name = short_name;
-    }
+    RSM_CHECK(rsm_model_create(env, path, bytes, size, &m));
+    free(m->name);               /* messages so far name the file, reports what was asked for */
+    m->name = asked;
+    m->path = path;
+    asked = path = NULL;
+    *model = m;
 
 done:
+    free(asked);
     free(path);
     return status;
 }

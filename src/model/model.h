@@ -57,6 +57,7 @@ typedef struct rsm_config {
 struct resmap_model {
     rsm_env *env;
     char *name;
+    char *path;                  /* of its file; NULL: made from memory */
     rsm_config config;
     rsm_safetensors file;
     size_t parameter_count;      /* of the network, prompts apart */

@@ -331,3 +331,16 @@ resmap_status rsm_timing_json(rsm_env *env, const resmap_timing *t, char **text)
     }
     return rsm_json_text(env, root, text);
 }
+
+void resmap_timing_free(resmap_timing *timing)
+{
+    if (timing == NULL) return;
+    free(timing->model_name);
+    free(timing->device_name);
+    free(timing->device_platform);
+    free(timing->device_driver);
+    free(timing->precision_reason);
+    free(timing->run_seconds);
+    free(timing->kernels);
+    free(timing);
+}

@@ -862,6 +862,19 @@ static json_t *trial_json(const resmap_trial *x)
                      measured(x->speedup), "chosen", x->chosen, "problem", rsm_json_string(x->problem));
 }
 
+void resmap_tuning_free(resmap_tuning *tuning)
+{
+    if (tuning == NULL) return;
+    free(tuning->model_name);
+    free(tuning->device_name);
+    free(tuning->device_platform);
+    free(tuning->device_driver);
+    free(tuning->path);
+    for (size_t i = 0; i < tuning->trial_count; i++) free(tuning->trials[i].problem);
+    free(tuning->trials);
+    free(tuning);
+}
+
 resmap_status rsm_tuning_text(rsm_env *env, const resmap_tuning *t, char **text)
 {
     json_t *trials = json_array(), *root;
