@@ -54,7 +54,7 @@ static void print_help(const cli_command *command, const cli_option *options, si
            command->operands[0] ? " " : "", command->operands, command->summary);
     for (size_t i = 0; i < count; i++)
         print_option(options[i].letter, options[i].name, options[i].argument, options[i].help);
-    print_option(0, "help", NULL, "print this and exit");
+    print_option('h', "help", NULL, "print this and exit");
     print_option(0, "version", NULL, "print the version and exit");
 }
 
@@ -90,10 +90,21 @@ int cli_parse_size(const char *value, void *target)
     return 1;
 }
 
+/* "a, b or c" */
+static void join(const char *const *words, char *text, size_t size)
+{
+    size_t used = 0;
+
+    text[0] = '\0';
+    for (int i = 0; words[i] && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s%s", i == 0 ? "" : words[i + 1] ? ", " : " or ", words[i]);
+}
+
 /* Takes one option's argument; 0, or 2 after a message. */
 static int take(const cli_command *command, const cli_option *option, const char *value)
 {
     uint64_t number;
+    char words[256];
 
     switch (option->kind) {
     case CLI_FLAG: *(int *)option->target = 1; return 0;
@@ -118,7 +129,8 @@ static int take(const cli_command *command, const cli_option *option, const char
                 *(int *)option->target = i;
                 return 0;
             }
-        break;
+        join(option->words, words, sizeof words);
+        return cli_usage(command->name, "--%s: '%s' is not %s", option->name, value, words);
     case CLI_PARSE:
         if (option->parse(value, option->target)) return 0;
         break;
@@ -131,13 +143,14 @@ int cli_parse(const cli_command *command, const cli_option *options, size_t coun
               char ***operands)
 {
     struct option long_options[MAX_OPTIONS + 3];
-    char letters[2 * MAX_OPTIONS + 2];
+    char letters[2 * MAX_OPTIONS + 3];
     size_t used = 0;
     int found;
 
     if (count > MAX_OPTIONS) return cli_usage(command->name, "too many options in its table");
     memset(long_options, 0, sizeof long_options);
     letters[used++] = ':';
+    letters[used++] = 'h';
     for (size_t i = 0; i < count; i++) {
         long_options[i].name = options[i].name;
         long_options[i].has_arg = options[i].argument ? required_argument : no_argument;
@@ -165,6 +178,8 @@ int cli_parse(const cli_command *command, const cli_option *options, size_t coun
         }
         if (found >= LONG_OPTION)
             i = (size_t)(found - LONG_OPTION);
+        else if (found == 'h')
+            i = count;
         else
             while (options[i].letter != found) i++;
         if (i == count) {
@@ -178,9 +193,12 @@ int cli_parse(const cli_command *command, const cli_option *options, size_t coun
         status = take(command, &options[i], optarg);
         if (status) return status;
     }
-    if (argc - optind < command->operand_count)
-        return cli_usage(command->name, "%s %s missing", command->operands,
-                         command->operand_count > 1 ? "are" : "is");
+    if (argc - optind < command->operand_count) {
+        int given = argc - optind;
+        const char *lacking = command->operands;
+        for (int i = 0; i < given; i++) lacking = strchr(lacking, ' ') + 1;
+        return cli_usage(command->name, "%s %s missing", lacking, command->operand_count - given > 1 ? "are" : "is");
+    }
     if (argc - optind > command->operand_count)
         return cli_usage(command->name, "one argument too many: '%s'", argv[optind + command->operand_count]);
     *operands = argv + optind;

@@ -22,7 +22,7 @@ static void print_help(void)
 static int run(int argc, char **argv)
 {
     if (argc < 2) return cli_usage(NULL, "no command given");
-    if (strcmp(argv[1], "--help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         print_help();
         return 0;
     }

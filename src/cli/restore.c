@@ -59,9 +59,9 @@ static int run(const cli_command *command, int argc, char **argv)
                   "one decision a step for the whole volume, or one for every\n"
                   "slice: volume, slice (volume)",
                   &options.decide_by_slice, decide_words),
-        CLI_PARSED(0, "prompt", "HOW",
+        CLI_PARSED(0, "prompt", "centroid|sample[:SEED]",
                    "the class's prompt: centroid of its group, or one drawn at\n"
-                   "random: centroid, sample[:SEED] (centroid)",
+                   "random (centroid)",
                    &options, parse_prompt),
         CLI_OPTION_PLANE(&common),
         CLI_OPTION_MASK(&common),

@@ -364,25 +364,28 @@ static int contains(const char *text, const char *part)
     return 0;
 }
 
-static resmap_status no_usable(rsm_env *env, const rsm_device_list *list)
+/* asked: what was named, "auto" (or NULL) apart. */
+static resmap_status no_usable(rsm_env *env, const rsm_device_list *list, const char *asked)
 {
+    const int named = asked && strcmp(asked, "auto") != 0;
+    const char *begin = named ? "device " : "", *name = named ? asked : "", *colon = named ? ": " : "";
     if (list->count == 0 && list->without)
-        return rsm_fail(env, RESMAP_NO_DEVICE, "OpenCL: %s offers no device%s", list->without,
+        return rsm_fail(env, RESMAP_NO_DEVICE, "%s%s%sOpenCL: %s offers no device%s", begin, name, colon, list->without,
                         strcmp(list->without, "Portable Computing Language") == 0
                         ? " (it does so where it cannot write its cache; POCL_CACHE_DIR names another folder)" : "");
-    return rsm_fail(env, RESMAP_NO_DEVICE, list->count == 0
-                    ? "OpenCL: no device; install a driver (pocl-opencl-icd serves any CPU)"
-                    : "OpenCL: no usable device; `resmap devices` says why");
+    return rsm_fail(env, RESMAP_NO_DEVICE, "%s%s%sOpenCL: %s", begin, name, colon, list->count == 0
+                    ? "no device; install a driver (pocl-opencl-icd serves any CPU)"
+                    : "no usable device; `resmap devices` says why");
 }
 
 resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, const char *specification,
                                      size_t *index)
 {
     size_t found;
-    if (list->count == 0) return no_usable(env, list);
+    if (list->count == 0) return no_usable(env, list, specification);
     if (!specification || strcmp(specification, "auto") == 0) {
         found = best(list, "");
-        if (found == list->count) return no_usable(env, list);
+        if (found == list->count) return no_usable(env, list, NULL);
     } else if (strcmp(specification, "gpu") == 0 || strcmp(specification, "cpu") == 0) {
         found = best(list, specification);
         if (found == list->count) {
@@ -431,7 +434,7 @@ resmap_status rsm_device_list_ranked(rsm_env *env, const rsm_device_list *list, 
     }
     if (*count == 0) {
         free(found);
-        return no_usable(env, list);
+        return no_usable(env, list, NULL);
     }
     *indices = found;
     return RESMAP_OK;
@@ -461,7 +464,7 @@ resmap_status rsm_device_list_all(rsm_env *env, const rsm_device_list *list, siz
         if (list->items[i].usable && !has_better_driver(list, i)) found[(*count)++] = i;
     if (*count == 0) {
         free(found);
-        return no_usable(env, list);
+        return no_usable(env, list, NULL);
     }
     *indices = found;
     return RESMAP_OK;
