@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "model/cascade.h"
+#include "model/field.h"
 #include "model/selfcheck.h"
 #include "model/view.h"
 #include "nn/nn.h"
@@ -831,7 +832,27 @@ START_TEST(single_steps)
 }
 END_TEST
 
-/* Fields are clamped: what overflowed must not pass for one. */
+/* A slice's own field is what the ratio says, however large; only a volume's is limited. */
+START_TEST(own_fields)
+{
+    enum { SMALL = 8 * 7, WHOLE = 16 * 14 };
+    static const float times[] = {20, -3, 0.01f, 1};
+    float before[SMALL], after[SMALL], slice[WHOLE];
+
+    for (size_t k = 0; k < sizeof times / sizeof times[0]; k++) {
+        const double threshold = times[k] == 1 ? 5 : 1;      /* at last no pixel is foreground: whatever came out, it stays */
+        for (size_t i = 0; i < SMALL; i++) {
+            before[i] = 2;
+            after[i] = times[k] == 1 ? 100 : 2 * times[k];
+        }
+        for (size_t i = 0; i < WHOLE; i++) slice[i] = 0.5f;
+        OK(rsm_apply_field(&env, slice, 16, 14, before, after, 8, 7, threshold));
+        for (size_t i = 0; i < WHOLE; i++) ck_assert_float_eq_tol(slice[i], 0.5f * times[k], 1e-6f);
+    }
+}
+END_TEST
+
+/* What overflowed must not pass for a field, fitted (and so clamped) or not. */
 START_TEST(field_not_finite)
 {
     resmap_model *model = open_model("cascade");
@@ -1124,6 +1145,7 @@ int main(void)
     tcase_add_test(tests, encodings);
     tcase_add_test(tests, workers);
     tcase_add_loop_test(tests, cascades, 0, 9);
+    tcase_add_test(tests, own_fields);
     tcase_add_loop_test(tests, field_not_finite, 0, 2);
     tcase_add_test(tests, single_steps);
     tcase_add_test(tests, shipped_weights);

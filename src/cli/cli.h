@@ -145,6 +145,9 @@ void cli_progress_clear(void);
 /* From now on the first SIGINT, SIGTERM or SIGHUP is remembered (the progress callback stops the work), the
  * third ends the program. */
 void cli_signals_init(void);
+/* Takes them again, should a library have taken them meanwhile: LLVM, in PoCL, does when it first compiles, and forgets a first
+ * SIGQUIT and every SIGUSR1. */
+void cli_signals_keep(void);
 /* The work is done and nothing is left to tidy up: signals end the program again, which may wait for a reader of its output. */
 void cli_signals_done(void);
 /* Prints a result, the work being done. */

@@ -72,6 +72,7 @@ static void draw(const char *what, size_t done, size_t total)
 int cli_progress(void *data, const char *what, size_t done, size_t total)
 {
     (void)data;
+    cli_signals_keep();
     if (state.shown) draw(what, done, total);
     return cli_signal() != 0;
 }

@@ -478,8 +478,7 @@ static resmap_status note_field(worker *w, size_t s, size_t k)
     double *ratio = c->ratios + s * count;
 
     RSM_TRY(rsm_field_ratio(w->env, before, after, c->shrunken_height, c->shrunken_width, threshold(c), ratio));
-    for (size_t p = 0; p < count; p++)
-        if (!((double)before[p] > threshold(c))) ratio[p] = 0;
+    for (size_t p = 0; p < count; p++) ratio[p] = (double)before[p] > threshold(c) ? rsm_field_limited(ratio[p]) : 0;
     return RESMAP_OK;
 }
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double WINDOW = 2, LEAST = 0.1, MOST = 10;
+static const double WINDOW = 2;
 
 void rsm_shrunken_size(size_t height, size_t width, size_t pixels, size_t *small_height, size_t *small_width)
 {
@@ -92,12 +92,9 @@ resmap_status rsm_field_ratio(rsm_env *env, const float *before, const float *af
     if (foreground) {
         smooth(ratio, temporary, small_height, small_width);
         smooth(square, temporary, small_height, small_width);
-        for (size_t i = 0; i < count; i++) {
-            /* 0: further away than the Gaussian reaches */
-            double of = square[i] > 0 ? ratio[i] / square[i] : 1;
-            ratio[i] = fmin(fmax(of, LEAST), MOST);
-        }
     }
+    /* 0: further away than the Gaussian reaches */
+    for (size_t i = 0; i < count; i++) ratio[i] = foreground && square[i] > 0 ? ratio[i] / square[i] : 1;
     free(square);
     return RESMAP_OK;
 }
@@ -111,7 +108,7 @@ resmap_status rsm_apply_field(rsm_env *env, float *slice, size_t height, size_t 
 
     if (ratio == NULL) return rsm_no_memory(env, count * sizeof *ratio);
     RSM_CHECK(rsm_field_ratio(env, before, after, small_height, small_width, threshold, ratio));
-    for (size_t y = 0; y < height && ratio[0] > 0; y++) {
+    for (size_t y = 0; y < height; y++) {
         double at_y = shrunken_position(y, height, small_height), fy = at_y - floor(at_y);
         size_t y0 = (size_t)at_y, y1 = y0 + 1 < small_height ? y0 + 1 : y0;
         for (size_t x = 0; x < width; x++) {
@@ -127,6 +124,11 @@ resmap_status rsm_apply_field(rsm_env *env, float *slice, size_t height, size_t 
 done:
     free(ratio);
     return status;
+}
+
+double rsm_field_limited(double factor)
+{
+    return fmin(fmax(factor, 0.1), 10);
 }
 
 /* ---- One field for a volume ----------------------------------------------------------------------------- */
@@ -232,7 +234,7 @@ typedef struct mean_field {
 
 static double field_of(double exponent)
 {
-    return fmin(fmax(exp(exponent), LEAST), MOST);
+    return rsm_field_limited(exp(exponent));
 }
 
 static void add_field(void *data, const double *p, size_t terms, double ratio)

@@ -13,12 +13,12 @@ void rsm_shrunken_size(size_t height, size_t width, size_t pixels, size_t *small
 void rsm_shrink(const float *slice, size_t height, size_t width, float *small, size_t small_height,
                 size_t small_width);
 /* Multiplies `slice` (height x width) by the field between `before` and `after` (shrunken): Σ w after before
- * / Σ w before² under a Gaussian window of 2 shrunken pixels, w = 1 where before > threshold; bilinear,
- * clamped to [0.1, 10]; 1 where there is no foreground at all. */
+ * / Σ w before² under a Gaussian window of 2 shrunken pixels, w = 1 where before > threshold; bilinear;
+ * 1 where there is no foreground at all. */
 resmap_status rsm_apply_field(rsm_env *env, float *slice, size_t height, size_t width, const float *before,
                               const float *after, size_t small_height, size_t small_width, double threshold);
 
-/* The same field on the shrunken grid; 0 everywhere where there is no foreground at all. */
+/* The same field on the shrunken grid. */
 resmap_status rsm_field_ratio(rsm_env *env, const float *before, const float *after, size_t small_height,
                               size_t small_width, double threshold, double *ratio);
 
@@ -28,11 +28,13 @@ resmap_status rsm_field_ratio(rsm_env *env, const float *before, const float *af
  * exp P * mean of exp -P, with P the polynomial of total degree <= order in the array coordinates ([-1, 1] from
  * first to last voxel centre) that fits the logarithms of the slices' ratios best over the foreground (least
  * squares; products of Legendre polynomials, their coefficients damped by 1e-6 of the number of samples, for a
- * volume of few slices leaves some undetermined). exp P is kept within [0.1, 10]. */
+ * volume of few slices leaves some undetermined). The slices' ratios and exp P are kept within [0.1, 10]. */
 enum { RSM_FIELD_ORDER = 6, RSM_FIELD_TERMS = 84 };
 /* Further passes are made where the first pass's field has this spread: a network finds a strong field only in part, and what
  * it finds beside a faint one may be the scan's own shading. */
 #define RSM_FIELD_STRONG 0.15
+
+double rsm_field_limited(double factor);
 
 typedef struct rsm_volume_field {
     size_t order, slices, height, width, small_height, small_width;

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from scaling import scale_numbers
-from views import field, pad8, ratio, shrink, volume_field
+from views import field, limited, pad8, ratio, shrink, volume_field
 
 
 FIELD_STRONG = 0.15              # spread of the first pass's field from which there are further ones
@@ -69,7 +69,7 @@ class Restorer:
             small = shrink((v[i] - lo) / (hi - lo), self.net.class_pixels[self.net.classes[choice[i]]])
             r = ratio(small, self.network(small, self.prompts[choice[i]]), threshold)
             if (small > threshold).any():
-                ratios[i] = np.where(small > threshold, r, 0)
+                ratios[i] = np.where(small > threshold, limited(r), 0)
         if not ratios:
             return 0.0
         fields, spread = volume_field(ratios, len(v), v.shape[1:], self.net.field_order)

@@ -37,7 +37,7 @@ from artifacts import bias_terms
 from data import KINDS, MADE
 from fast import accelerate
 from model import ResMAP, initialise
-from views import area_matrix, field, pad8, ratio, view_shape, volume_field
+from views import area_matrix, field, limited, pad8, ratio, view_shape, volume_field
 
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
 CONFIG = dict(dim=16, num_blocks=[1, 2, 4, 8], num_refinement_blocks=3, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
@@ -480,7 +480,7 @@ def main():
         for i in range(0, len(at), each):
             x, y = z[0, i:i + each, 0].numpy(), out[i:i + each, 0].numpy()
             threshold = x.mean()
-            ratios = {s: np.where(a > threshold, ratio(a, b, threshold), 0) for s, a, b in zip(at[i:i + each], x, y)}
+            ratios = {s: np.where(a > threshold, limited(ratio(a, b, threshold)), 0) for s, a, b in zip(at[i:i + each], x, y)}
             fields, _ = volume_field(ratios, depth, x.shape[1:], CONFIG["field_order"])
             x1 = x * np.stack([fields[s] for s in at[i:i + each]]).astype(np.float32)
             scale = top_of(x1) / top_of(x)

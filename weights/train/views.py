@@ -70,14 +70,19 @@ def ratio(small_in, small_out, threshold, sigma=2.0):
     """The multiplicative field of a shrunken slice and the network's output on it (float64).
 
     Sum w out in / sum w in^2 under a Gaussian of 2 shrunken pixels, w = 1 where the input is above the volume's
-    foreground threshold; 1 where the slice has no foreground; clamped to [0.1, 10].
+    foreground threshold; 1 where the slice has no foreground.
     """
     a, b = np.asarray(small_in, np.float64), np.asarray(small_out, np.float64)
     w = (a > threshold).astype(np.float64)
     gh, gw = gauss_matrix(a.shape[0], sigma), gauss_matrix(a.shape[1], sigma)
     num, den = gh @ (w * b * a) @ gw.T, gh @ (w * a * a) @ gw.T
     ok = den > 0
-    return np.clip(np.where(ok, num / np.where(ok, den, 1), 1.0), 0.1, 10.0)
+    return np.where(ok, num / np.where(ok, den, 1), 1.0)
+
+
+def limited(factor):
+    """What a volume's one field is fitted to, and that field, keep within."""
+    return np.clip(factor, 0.1, 10.0)
 
 
 def field(small_in, small_out, threshold, shape):
@@ -87,7 +92,7 @@ def field(small_in, small_out, threshold, shape):
 
 
 def volume_field(ratios, slices, shape, order):
-    """({slice: factor [H, W]}, spread) from {slice: ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the
+    """({slice: factor [H, W]}, spread) from {slice: limited ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the
     mean of its reciprocal over the foreground samples; P: the polynomial of total degree <= order in the array coordinates
     ([-1, 1] from first to last voxel centre) that fits log ratio best, its coefficients (of Legendre polynomials) damped by 1e-6
     a sample; spread: the standard deviation of the factor's logarithm over the foreground samples."""
@@ -105,9 +110,8 @@ def volume_field(ratios, slices, shape, order):
         values.append(np.log(r[i, j]))
     A, g = np.concatenate(rows), np.concatenate(values)
     p = np.linalg.solve(A.T @ A + 1e-6 * len(g) * np.eye(len(terms)), A.T @ g)
-    limited = lambda e: np.clip(np.exp(e), 0.1, 10)
-    at = limited(A @ p)
+    at = limited(np.exp(A @ p))
     factor = (1 / at).mean()
     y, x = (np.polynomial.legendre.legvander(centres(n), order) for n in shape)
-    fields = {s: factor * limited(sum(k * z[s, a] * np.outer(y[:, b], x[:, c]) for k, (a, b, c) in zip(p, terms))) for s in ratios}
+    fields = {s: factor * limited(np.exp(sum(k * z[s, a] * np.outer(y[:, b], x[:, c]) for k, (a, b, c) in zip(p, terms)))) for s in ratios}
     return fields, np.log(at).std()
