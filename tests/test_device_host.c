@@ -37,7 +37,7 @@ static rsm_candidate candidates[DEVICES] = {
 /* The index taken from the first `count` devices, or minus the status. */
 static int taken(size_t count, const char *specification)
 {
-    const rsm_device_list list = {count, items, candidates};
+    const rsm_device_list list = {count, items, candidates, NULL};
     size_t index = 99;
     resmap_status status = rsm_device_list_select(&env, &list, specification, &index);
     return status == RESMAP_OK ? (int)index : -(int)status;
@@ -87,7 +87,7 @@ END_TEST
 /* What "auto" tries, should the best not open. */
 START_TEST(ranking)
 {
-    const rsm_device_list list = {DEVICES, items, candidates}, unusable = {1, items + 1, candidates + 1};
+    const rsm_device_list list = {DEVICES, items, candidates, NULL}, unusable = {1, items + 1, candidates + 1, NULL};
     size_t *indices, count;
     OK(rsm_device_list_ranked(&env, &list, &indices, &count));
     ck_assert_uint_eq(count, 3);
@@ -100,7 +100,7 @@ END_TEST
 /* "all": the usable ones, and one driver for the CPU and for a slot. */
 START_TEST(choosing_all)
 {
-    const rsm_device_list list = {DEVICES, items, candidates};
+    const rsm_device_list list = {DEVICES, items, candidates, NULL};
     size_t *indices = NULL, count = 99;
     OK(rsm_device_list_all(&env, &list, &indices, &count));
     ck_assert_uint_eq(count, 3);
@@ -109,7 +109,7 @@ START_TEST(choosing_all)
 
     resmap_device two[2] = {items[0], items[0]};
     rsm_candidate scores[2] = {candidates[0], candidates[0]};
-    const rsm_device_list cpus = {2, two, scores};
+    const rsm_device_list cpus = {2, two, scores, NULL};
     scores[1].score *= 2;
     OK(rsm_device_list_all(&env, &cpus, &indices, &count));
     ck_assert(count == 1 && indices[0] == 1);

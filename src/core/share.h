@@ -19,8 +19,8 @@ typedef struct rsm_work {
     double units;                /* of work in a piece, alike in all uses of a sharer */
     /* Does one piece; nobody else has it. */
     resmap_status (*run)(void *data, size_t sharer, size_t piece);
-    /* Pieces of the lowest rank are taken first, in order; below 0: not to be done. Ranks may not change
-     * meanwhile. */
+    /* Of several sharers each takes pieces of the rank lowest to it first, in order; a single one takes all in order.
+     * Below 0, alike for all: not to be done. Ranks may not change meanwhile. */
     int (*rank)(const void *data, size_t sharer, size_t piece);
     void *data;
 } rsm_work;

@@ -9,7 +9,7 @@ typedef struct complex_number {
     double re, im;
 } complex_number;
 
-enum { MAX_FACTORS = 64, MAX_RADIX = 13 };
+enum { MAX_FACTORS = 64 };
 
 /* The mixed-radix transform of a smooth length. */
 typedef struct smooth_plan {
@@ -30,7 +30,7 @@ static inline complex_number times(complex_number a, complex_number b)
     return (complex_number){a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
 
-/* Splits n into the radices; 0 where a prime is too large. */
+/* Splits n into the radices, and returns how many there are; -1 where a prime is too large. */
 static int factorize(size_t n, int factors[MAX_FACTORS])
 {
     static const int radices[] = {4, 2, 3, 5, 7, 11, 13};
