@@ -131,7 +131,6 @@ resmap_status rsm_clblast_gemm(rsm_device *device, size_t m, size_t n, size_t k,
                                           bytes > 0 ? device->clblast_work->memory : NULL);
     }
     if (code != CLBlastSuccess) RSM_CHECK(failed(device, code));
-    rsm_device_count_kernel(device);
     RSM_CHECK(rsm_profile_lap(device, &start));
 done:
     pthread_mutex_unlock(&lock);

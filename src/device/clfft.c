@@ -94,7 +94,5 @@ resmap_status rsm_clfft_run(rsm_device *device, rsm_clfft *plan, rsm_buffer *fro
     clfftStatus code = clfftEnqueueTransform(plan->handle, CLFFT_FORWARD, 1, &device->queue, 0, NULL, NULL,
                                              &from->memory, &to->memory, work ? work->memory : NULL);
     pthread_mutex_unlock(&lock);
-    if (code != CLFFT_SUCCESS) return rsm_cl_fail(device, "clFFT's transform", (cl_int)code);
-    rsm_device_count_kernel(device);
-    return RESMAP_OK;
+    return code == CLFFT_SUCCESS ? RESMAP_OK : rsm_cl_fail(device, "clFFT's transform", (cl_int)code);
 }

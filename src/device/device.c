@@ -234,8 +234,6 @@ static resmap_status open_choice(rsm_env *env, const rsm_device_list *list, cons
     pthread_mutex_init(&device->build_lock, NULL);
     device->env = own_env ? own_env : env;
     device->own_env = own_env;
-    device->opened = rsm_seconds();
-    device->first_kernel = -1;
     if (chosen->reference) {
         RSM_CHECK(fill_in_reference(device));
     } else {
@@ -442,8 +440,6 @@ resmap_status rsm_device_share(rsm_device *device, rsm_device **result)
     worker->whole = device->whole;
     worker->context = device->context;
     worker->max_allocation = device->max_allocation;
-    worker->opened = device->opened;
-    worker->first_kernel = device->first_kernel;
     worker->gemm = device->gemm;
     worker->vector = device->vector;
     memcpy(worker->tuned, device->tuned, sizeof worker->tuned);
@@ -527,16 +523,6 @@ resmap_status rsm_device_finish(rsm_device *device)
     if (device->reference) return RESMAP_OK;
     cl_int code = clFinish(device->queue);
     return code == CL_SUCCESS ? RESMAP_OK : rsm_cl_fail(device, "finishing", code);
-}
-
-void rsm_device_count_kernel(rsm_device *device)
-{
-    if (device->first_kernel < 0) device->first_kernel = rsm_seconds() - device->opened;
-}
-
-double rsm_device_first_kernel(const rsm_device *device)
-{
-    return device->first_kernel;
 }
 
 /* ---- Memory ---- */

@@ -117,8 +117,6 @@ resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, c
 #define RSM_RUN(device, kernel, dims, global, local, ...)                                              \
     rsm_kernel_run((device), (kernel), (dims), (global), (local), (const rsm_argument[]){__VA_ARGS__}, \
                    sizeof((const rsm_argument[]){__VA_ARGS__}) / sizeof(rsm_argument))
-/* Seconds since the device was opened until its first kernel was enqueued; negative: none yet. */
-double rsm_device_first_kernel(const rsm_device *device);
 
 /* ---- Profile ---- */
 

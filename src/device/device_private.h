@@ -158,7 +158,6 @@ struct rsm_device {
     rsm_program *programs;
     rsm_kernel *kernels;         /* its own */
     uint64_t max_allocation;
-    double opened, first_kernel;
     rsm_gemm_kind gemm;
     int vector;                  /* floats that a register of a CPU holds; 1 on other devices */
     int clblast_used;
@@ -184,8 +183,6 @@ const char *rsm_cl_error_name(cl_int code);
 /* Fails with "device NAME: WHAT: CL_… (code)"; refused memory is RESMAP_NO_DEVICE_MEMORY, since drivers that
  * allocate late refuse it in any call. */
 resmap_status rsm_cl_fail(rsm_device *device, const char *what, cl_int code);
-/* Notes that a kernel was enqueued. */
-void rsm_device_count_kernel(rsm_device *device);
 /* Whether `count` elements from `offset` lie inside. */
 int rsm_buffer_holds(const rsm_buffer *buffer, size_t offset, size_t count);
 

@@ -284,6 +284,5 @@ resmap_status rsm_kernel_run(rsm_device *device, rsm_kernel *kernel, int dims, c
                         kernel->name, group, rsm_kernel_most_items(device, kernel));
     }
     if (code != CL_SUCCESS) return rsm_cl_fail(device, kernel->name, code);
-    rsm_device_count_kernel(device);
     return rsm_profile_took(device, event);
 }
