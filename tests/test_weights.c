@@ -892,7 +892,7 @@ static resmap_report *make_report(void)
     r->devices = calloc(3, sizeof *r->devices);
     for (int i = 0; i < 3; i++)
         r->devices[i] = (resmap_device_report){rsm_strdup(i == 1 ? "e" : "d"), rsm_strdup("p"),
-                                               rsm_strdup("v"), "fp32", 10, 1.5};
+                                               rsm_strdup("v"), "fp32", 10, 1, 1.5};
     r->prompt = rsm_strdup("sample:7");
     r->plane = "axial";
     r->decide = "volume";
