@@ -291,7 +291,6 @@ START_TEST(container_values)
     ck_assert_msg(rsm_safetensors_parse(&env, "file", b.at, b.size, &file) == RESMAP_OK, "%s", env.error);
     ck_assert_uint_eq(file.tensor_count, 5);
     ck_assert_str_eq(file.config, "{}");
-    ck_assert_str_eq(file.prompt_texts, "[]");
     ck_assert_uint_eq(strlen(file.sha256), 64);
     ck_assert_ptr_null(rsm_safetensors_find(&file, "f"));
     ck_assert_uint_eq(rsm_safetensors_find(&file, "e")->count, 0);

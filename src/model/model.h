@@ -21,7 +21,6 @@ typedef struct rsm_safetensors {
     size_t tensor_count;
     rsm_tensor *tensors;         /* sorted by name */
     char *config;                /* __metadata__["resmap.config"], or NULL */
-    char *prompt_texts;          /* __metadata__["resmap.prompts"], or NULL */
     char sha256[65];
 } rsm_safetensors;
 

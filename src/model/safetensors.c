@@ -79,16 +79,11 @@ static resmap_status read_metadata(rsm_env *env, const char *name, const json_t 
         return rsm_fail(env, RESMAP_BAD_FILE, "%s: __metadata__ is not an object", name);
     json_object_foreach((json_t *)metadata, key, value)
     {
-        char **target = NULL;
-
         if (!json_is_string(value))
             return rsm_fail(env, RESMAP_BAD_FILE, "%s: __metadata__ holds something other than text", name);
-        if (strcmp(key, "resmap.config") == 0) target = &file->config;
-        if (strcmp(key, "resmap.prompts") == 0) target = &file->prompt_texts;
-        if (target) {
-            *target = rsm_strdup(json_string_value(value));
-            if (!*target) return rsm_no_memory(env, json_string_length(value) + 1);
-        }
+        if (strcmp(key, "resmap.config") != 0) continue;
+        file->config = rsm_strdup(json_string_value(value));
+        if (!file->config) return rsm_no_memory(env, json_string_length(value) + 1);
     }
     return RESMAP_OK;
 }
@@ -206,7 +201,6 @@ void rsm_safetensors_clear(rsm_safetensors *file)
     for (size_t i = 0; i < file->tensor_count; i++) free(file->tensors[i].name);
     free(file->tensors);
     free(file->config);
-    free(file->prompt_texts);
     free(file->bytes);
     memset(file, 0, sizeof *file);
 }
