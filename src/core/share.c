@@ -36,6 +36,14 @@ int rsm_is_device_failure(resmap_status status)
            status == RESMAP_DEVICE_FAILED || status == RESMAP_SELF_CHECK_FAILED;
 }
 
+int rsm_any_piece(const void *data, size_t sharer, size_t piece)
+{
+    (void)data;
+    (void)sharer;
+    (void)piece;
+    return 0;
+}
+
 int rsm_share_worth(const rsm_sharer *sharers, size_t count, size_t sharer, size_t left)
 {
     const rsm_sharer *self = &sharers[sharer];

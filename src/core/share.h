@@ -31,6 +31,9 @@ typedef struct rsm_work {
  * lost with a warning, and its piece is done by another; the error is the last sharer's. */
 resmap_status rsm_share(rsm_env *env, const rsm_work *work, rsm_sharer *sharers, size_t count);
 
+/* The rank of work whose pieces are alike to everyone. */
+int rsm_any_piece(const void *data, size_t sharer, size_t piece);
+
 /* Whether `sharer` should take one of `left` pieces of equal size: not when the others would have finished all of them by
  * the time that it takes for one. */
 int rsm_share_worth(const rsm_sharer *sharers, size_t count, size_t sharer, size_t left);

@@ -514,14 +514,6 @@ static resmap_status deflate_piece(void *data, size_t deflater, size_t number)
         ? RESMAP_OK : rsm_fail(&out->envs[deflater], RESMAP_INTERNAL, "%s: deflating: %d", out->path, code);
 }
 
-static int any_piece(const void *data, size_t deflater, size_t number)
-{
-    (void)data;
-    (void)deflater;
-    (void)number;
-    return 0;
-}
-
 /* Deflates and writes what is gathered. */
 static resmap_status sink_flush(sink *out, int last)
 {
@@ -538,7 +530,7 @@ static resmap_status sink_flush(sink *out, int last)
         sharers[count].env = &out->envs[count];
         count++;
     } while (out->filled > count * CHUNK);
-    const rsm_work work = {"write", count, 1, deflate_piece, any_piece, out};
+    const rsm_work work = {"write", count, 1, deflate_piece, rsm_any_piece, out};
     resmap_status status = rsm_share(&leader, &work, sharers, count);
     if (status != RESMAP_OK)
         return rsm_fail(out->env, status, "%s", count > 1 ? leader.error : out->envs[0].error);

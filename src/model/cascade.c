@@ -365,14 +365,6 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
     return rsm_share(c->env, &work, c->sharers, c->worker_count);
 }
 
-static int any_slice(const void *data, size_t i, size_t s)
-{
-    (void)data;
-    (void)i;
-    (void)s;
-    return 0;
-}
-
 /* Fits one field to what the slices of this pass have noted, and multiplies them by it. *spread: how much it varies. */
 static resmap_status apply_volume_field(cascade *c, double *spread)
 {
@@ -406,7 +398,7 @@ static resmap_status each_batch(cascade *c, const char *what, resmap_status (*ru
                                 int (*rank)(const void *, size_t, size_t))
 {
     char text[64];
-    rsm_work work = {text, 0, 0, run, any_slice, c};
+    rsm_work work = {text, 0, 0, run, rsm_any_piece, c};
     resmap_status status;
 
     c->listed_count = 0;
@@ -574,8 +566,8 @@ static resmap_status classify_one(void *data, size_t i, size_t s)
 static resmap_status classify_volume(cascade *c, int keep)
 {
     c->keep = keep;
-    RSM_TRY(encode_shrunken(c, any_slice));
-    return each_slice(c, "classify", classify_one, any_slice);
+    RSM_TRY(encode_shrunken(c, rsm_any_piece));
+    return each_slice(c, "classify", classify_one, rsm_any_piece);
 }
 
 static void note_restored(resmap_slice_report *slice, int class_index)

@@ -580,18 +580,10 @@ static resmap_status run_one(void *data, size_t sharer, size_t piece)
     return rsm_bench_run(&m->benches[sharer], &seconds);
 }
 
-static int any_one(const void *data, size_t sharer, size_t piece)
-{
-    (void)data;
-    (void)sharer;
-    (void)piece;
-    return 0;
-}
-
 /* Seconds that the first `count` workers take for `slices`. */
 static resmap_status run_team(const tuner *t, team *m, size_t count, size_t slices, double *seconds)
 {
-    const rsm_work work = {"tuning: workers", slices, 1, run_one, any_one, m};
+    const rsm_work work = {"tuning: workers", slices, 1, run_one, rsm_any_piece, m};
     double start = rsm_seconds();
 
     for (size_t i = 0; i < count; i++)
