@@ -532,8 +532,7 @@ static resmap_status sink_flush(sink *out, int last)
     } while (out->filled > count * CHUNK);
     const rsm_work work = {"write", count, 1, deflate_piece, rsm_any_piece, out};
     resmap_status status = rsm_share(&leader, &work, sharers, count);
-    if (status != RESMAP_OK)
-        return rsm_fail(out->env, status, "%s", count > 1 ? leader.error : out->envs[0].error);
+    if (status != RESMAP_OK) return rsm_fail(out->env, status, "%s", leader.error);
     for (size_t i = 0; i < count; i++) {
         const piece *p = &out->pieces[i];
         RSM_TRY(sink_put(out, p->to, p->written));
