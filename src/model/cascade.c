@@ -365,7 +365,8 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
     return rsm_share(c->env, &work, c->sharers, c->worker_count);
 }
 
-/* Fits one field to what the slices of this pass have noted, and multiplies them by it. *spread: how much it varies. */
+/* Fits one field to what the slices of this pass have noted, and multiplies them by it. *spread: how much it varies; NULL:
+ * nobody asks. */
 static resmap_status apply_volume_field(cascade *c, double *spread)
 {
     worker *w = &c->workers[0];  /* its slices are free */
@@ -376,7 +377,7 @@ static resmap_status apply_volume_field(cascade *c, double *spread)
                               .small_height = c->shrunken_height, .small_width = c->shrunken_width};
 
     RSM_TRY(rsm_volume_field_fit(c->env, &field, c->ratios));
-    *spread = field.spread;
+    if (spread != NULL) *spread = field.spread;
     for (size_t s = 0; s < c->slicing.slices; s++) {
         size_t noted = 0;
         while (noted < count && !(c->ratios[s * count + noted] > 0)) noted++;
@@ -536,7 +537,7 @@ static int by_shrunken(const void *data, size_t i, size_t s)
  * part, is looked for again. */
 static resmap_status restore_shrunken(cascade *c)
 {
-    double spread, rest;
+    double spread;
 
     if (!fits_field(c)) return each_batch(c, RESTORE_SHRUNKEN, restore_batch, by_shrunken);
     memset(c->ratios, 0, c->slicing.slices * shrunken_count(c) * sizeof *c->ratios);
@@ -546,7 +547,7 @@ static resmap_status restore_shrunken(cascade *c)
     for (; spread >= RSM_FIELD_STRONG && c->passes < (int)c->config->field_passes; c->passes++) {
         RSM_TRY(measure(c, NULL));
         RSM_TRY(each_batch(c, RESTORE_SHRUNKEN, restore_batch, by_shrunken));
-        RSM_TRY(apply_volume_field(c, &rest));
+        RSM_TRY(apply_volume_field(c, NULL));
     }
     return RESMAP_OK;
 }
