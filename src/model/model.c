@@ -613,3 +613,8 @@ void rsm_model_prompt(const resmap_model *model, int class_index, int sample, ui
     }
     for (size_t j = 0; j < width; j++) feature[j] = used > 0 ? (float)(sum[j] / (double)used) : 0.0f;
 }
+
+void rsm_model_some_prompt(const resmap_model *model, float *feature)
+{
+    rsm_model_prompt(model, model->config.clean == 0 ? 1 : 0, 0, 0, 0, feature);
+}

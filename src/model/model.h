@@ -90,6 +90,8 @@ size_t rsm_model_prompt_count(const resmap_model *model, int class_index);
 /* The prompt feature of a class, text_dim floats: the mean of its group, or the one drawn by a counter-based generator
  * from (seed, draw). */
 void rsm_model_prompt(const resmap_model *model, int class_index, int sample, uint64_t seed, uint64_t draw, float *feature);
+/* The mean prompt feature of the first class but "clean", for checks and timings, to which any would do. */
+void rsm_model_some_prompt(const resmap_model *model, float *feature);
 /* Index of a class by name, or -1. */
 int rsm_config_class(const rsm_config *config, const char *name);
 

@@ -225,7 +225,7 @@ static resmap_status check_network(rsm_network *net, double *error)
     expected_pooled = pooled + pooled_count;
     prompt = model->config.class_count > 0 ? expected_pooled + pooled_count : NULL;
     make_pattern(slices);
-    if (prompt != NULL) rsm_model_prompt(model, model->config.clean == 0 ? 1 : 0, 0, 0, 0, prompt);
+    if (prompt != NULL) rsm_model_some_prompt(model, prompt);
 
     RSM_CHECK(rsm_progress(env, "self-check", 0, 0));
     RSM_CHECK(run(net, slices, prompt, pooled, output));

@@ -10,7 +10,7 @@
 
 /* ---- Runs of the network ---- */
 
-/* Prompts are the same work whatever they say: the first class that has one. */
+/* Prompts are the same work whatever they say. */
 static resmap_status set_prompt(rsm_network *net)
 {
     const struct resmap_model *model = rsm_network_model(net);
@@ -22,7 +22,7 @@ static resmap_status set_prompt(rsm_network *net)
     if (prompt == NULL)
         return rsm_no_memory(rsm_device_env(rsm_network_device(net)),
                              model->config.text_dim * sizeof *prompt);
-    rsm_model_prompt(model, model->config.clean == 0 ? 1 : 0, 0, 0, 0, prompt);
+    rsm_model_some_prompt(model, prompt);
     status = rsm_network_set_prompt(net, prompt);
     free(prompt);
     return status;
