@@ -1089,7 +1089,7 @@ static void describe_work(const cascade *c, int classify_only, resmap_report *re
         report->encodings = c->options->decide_by_slice || c->forced_count > 0 ? "reused" : places[worst];
 }
 
-static resmap_status hire(cascade *c, rsm_network *const *networks, size_t count)
+static resmap_status make_workers(cascade *c, rsm_network *const *networks, size_t count)
 {
     c->workers = calloc(count, sizeof *c->workers);
     c->sharers = calloc(count, sizeof *c->sharers);
@@ -1136,7 +1136,7 @@ resmap_status rsm_cascade_run(rsm_env *env, rsm_network *const *networks, size_t
         c.mask = mask->data;
     }
     RSM_CHECK(rsm_slicing_choose(c.env, input, options->plane, &c.slicing));
-    RSM_CHECK(hire(&c, networks, count));
+    RSM_CHECK(make_workers(&c, networks, count));
     RSM_CHECK(make_all_views(&c));
     RSM_CHECK(allocate(&c));
     RSM_CHECK(describe(&c, report));

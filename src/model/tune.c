@@ -45,8 +45,8 @@ enum { WORKER_SLICES = 2 };
 static const struct {
     size_t count;
     const char *name;
-} team_sizes[] = {{1, "1"}, {2, "2"}, {4, "4"}, {RSM_MOST_WORKERS, "8"}};
-enum { TEAM_SIZES = sizeof team_sizes / sizeof team_sizes[0] };
+} worker_counts[] = {{1, "1"}, {2, "2"}, {4, "4"}, {RSM_MOST_WORKERS, "8"}};
+enum { WORKER_COUNTS = sizeof worker_counts / sizeof worker_counts[0] };
 
 /* A variant on its way; those of one operation follow one another, the rule's first. */
 typedef struct trial {
@@ -217,9 +217,9 @@ static int tries_fp16(const tuner *t)
 static resmap_status list_trials(tuner *t, const double seconds[RSM_TUNABLES + 1])
 {
     double all = 0;
-    size_t most = 2 + TEAM_SIZES;    /* both precisions, one worker and several */
+    size_t most = 2 + WORKER_COUNTS;    /* both precisions, one worker and several */
 
-    t->total = (size_t)tries_fp16(t) + TEAM_SIZES - 1;
+    t->total = (size_t)tries_fp16(t) + WORKER_COUNTS - 1;
     for (int i = 0; i <= RSM_TUNABLES; i++) all += seconds[i];
     for (int i = 0; i < RSM_TUNABLES; i++) {
         size_t count;
@@ -518,54 +518,54 @@ static resmap_status try_precision(tuner *t, const char *cache_folder)
 /* ---- Several workers ---- */
 
 /* Workers on one device, the first one the device itself, each with a slice of its own. */
-typedef struct team {
+typedef struct benches {
     size_t count;
     rsm_device *further[RSM_MOST_WORKERS];   /* [0]: NULL */
     rsm_network *networks[RSM_MOST_WORKERS];
-    rsm_bench benches[RSM_MOST_WORKERS];
+    rsm_bench bench[RSM_MOST_WORKERS];
     float *alone[RSM_MOST_WORKERS];          /* what each gives while the others rest */
     rsm_sharer sharers[RSM_MOST_WORKERS];
-} team;
+} benches;
 
-static void clear_team(team *m)
+static void clear_benches(benches *all)
 {
-    for (size_t i = 0; i < m->count; i++) {
-        rsm_bench_clear(&m->benches[i]);
-        free(m->alone[i]);
+    for (size_t i = 0; i < all->count; i++) {
+        rsm_bench_clear(&all->bench[i]);
+        free(all->alone[i]);
         if (i == 0) continue;
-        rsm_network_free(m->networks[i]);
-        rsm_device_close(m->further[i]);
+        rsm_network_free(all->networks[i]);
+        rsm_device_close(all->further[i]);
     }
 }
 
 /* A run by worker i alone, which makes its kernels. */
-static resmap_status run_alone(const tuner *t, team *m, size_t i, double *seconds)
+static resmap_status run_alone(const tuner *t, benches *all, size_t i, double *seconds)
 {
     size_t pixels = t->result->height * t->result->width;
-    rsm_bench *b = &m->benches[i];
+    rsm_bench *b = &all->bench[i];
 
-    m->alone[i] = malloc(rsm_bytes(pixels, sizeof(float)));
-    if (!m->alone[i]) return rsm_no_memory(t->env, pixels * sizeof(float));
+    all->alone[i] = malloc(rsm_bytes(pixels, sizeof(float)));
+    if (!all->alone[i]) return rsm_no_memory(t->env, pixels * sizeof(float));
     for (size_t k = 0; k < pixels; k++) b->slice[k] += 0.125f * (float)i;
     RSM_TRY(rsm_bench_run(b, seconds));
-    memcpy(m->alone[i], b->output, pixels * sizeof(float));
+    memcpy(all->alone[i], b->output, pixels * sizeof(float));
     return RESMAP_OK;
 }
 
 /* Adds workers until there are `count`; networks[0] is the first one's. *seconds: that a slice takes the last one, alone. */
-static resmap_status enlarge_team(const tuner *t, team *m, size_t count, double *seconds)
+static resmap_status add_benches(const tuner *t, benches *all, size_t count, double *seconds)
 {
-    while (m->count < count) {
-        size_t i = m->count++;
+    while (all->count < count) {
+        size_t i = all->count++;
         resmap_status status = RESMAP_OK;
         if (i > 0) {
-            RSM_TRY(rsm_device_share(t->device, &m->further[i]));
-            status = rsm_network_share(m->networks[0], m->further[i], &m->networks[i]);
+            RSM_TRY(rsm_device_share(t->device, &all->further[i]));
+            status = rsm_network_share(all->networks[0], all->further[i], &all->networks[i]);
         }
         if (status == RESMAP_OK)
-            status = rsm_bench_create(m->networks[i], t->result->height, t->result->width, &m->benches[i]);
-        if (status == RESMAP_OK) status = run_alone(t, m, i, seconds);
-        if (status != RESMAP_OK && i > 0) return rsm_fail(t->env, status, "%s", rsm_device_env(m->further[i])->error);
+            status = rsm_bench_create(all->networks[i], t->result->height, t->result->width, &all->bench[i]);
+        if (status == RESMAP_OK) status = run_alone(t, all, i, seconds);
+        if (status != RESMAP_OK && i > 0) return rsm_fail(t->env, status, "%s", rsm_device_env(all->further[i])->error);
         RSM_TRY(status);
     }
     return RESMAP_OK;
@@ -573,53 +573,53 @@ static resmap_status enlarge_team(const tuner *t, team *m, size_t count, double 
 
 static resmap_status run_one(void *data, size_t sharer, size_t piece)
 {
-    team *m = data;
+    benches *all = data;
     double seconds;
 
     (void)piece;
-    return rsm_bench_run(&m->benches[sharer], &seconds);
+    return rsm_bench_run(&all->bench[sharer], &seconds);
 }
 
 /* Seconds that the first `count` workers take for `slices`. */
-static resmap_status run_team(const tuner *t, team *m, size_t count, size_t slices, double *seconds)
+static resmap_status run_benches(const tuner *t, benches *all, size_t count, size_t slices, double *seconds)
 {
-    const rsm_work work = {"tuning: workers", slices, 1, run_one, rsm_any_piece, m};
+    const rsm_work work = {"tuning: workers", slices, 1, run_one, rsm_any_piece, all};
     double start = rsm_seconds();
 
     for (size_t i = 0; i < count; i++)
-        m->sharers[i] = (rsm_sharer){.env = rsm_device_env(rsm_network_device(m->networks[i]))};
-    RSM_TRY(rsm_share(t->env, &work, m->sharers, count));
+        all->sharers[i] = (rsm_sharer){.env = rsm_device_env(rsm_network_device(all->networks[i]))};
+    RSM_TRY(rsm_share(t->env, &work, all->sharers, count));
     *seconds = rsm_seconds() - start;
     /* One that failed has left its work to the others. */
     for (size_t i = 0; i < count; i++)
-        if (m->sharers[i].lost)
+        if (all->sharers[i].lost)
             return rsm_fail(t->env, RESMAP_DEVICE_FAILED, "one of %zu workers failed", count);
     return RESMAP_OK;
 }
 
 /* Whether all have given the very bytes that they give alone. */
-static int team_is_right(const team *m)
+static int benches_are_right(const benches *all)
 {
-    for (size_t i = 0; i < m->count; i++) {
-        const rsm_bench *b = &m->benches[i];
-        if (memcmp(b->output, m->alone[i], b->height * b->width * sizeof(float)) != 0) return 0;
+    for (size_t i = 0; i < all->count; i++) {
+        const rsm_bench *b = &all->bench[i];
+        if (memcmp(b->output, all->alone[i], b->height * b->width * sizeof(float)) != 0) return 0;
     }
     return 1;
 }
 
 /* One worker and `count` in turns. */
-static resmap_status compare_team(tuner *t, team *m, size_t count, resmap_trial *one, resmap_trial *several)
+static resmap_status compare_workers(tuner *t, benches *all, size_t count, resmap_trial *one, resmap_trial *several)
 {
     size_t slices = WORKER_SLICES * count;
     turns taken = {{0}, {0}, 0};
     double once;
 
-    RSM_TRY(enlarge_team(t, m, count, &once));
+    RSM_TRY(add_benches(t, all, count, &once));
     if (2 * (double)t->effort->turns * (double)slices * once > t->effort->workers_seconds) return RESMAP_OK;
     for (; taken.count < t->effort->turns; taken.count++) {
-        RSM_TRY(run_team(t, m, 1, slices, &taken.rule[taken.count]));
-        RSM_TRY(run_team(t, m, count, slices, &taken.own[taken.count]));
-        if (!team_is_right(m)) return reject(t, several, "the network's result is wrong with them");
+        RSM_TRY(run_benches(t, all, 1, slices, &taken.rule[taken.count]));
+        RSM_TRY(run_benches(t, all, count, slices, &taken.own[taken.count]));
+        if (!benches_are_right(all)) return reject(t, several, "the network's result is wrong with them");
     }
     note_turns(&taken, one, several);
     return RESMAP_OK;
@@ -628,18 +628,18 @@ static resmap_status compare_team(tuner *t, team *m, size_t count, resmap_trial 
 /* A volume by one worker and by several in turns, in the precision that will be taken: twice as many as long as that pays. */
 static resmap_status try_workers(tuner *t)
 {
-    resmap_trial *one = add_result(t, "workers", team_sizes[0].name);    /* [i]: of team_sizes[i] */
+    resmap_trial *one = add_result(t, "workers", worker_counts[0].name);    /* [i]: of worker_counts[i] */
     const resmap_trial *told;
     rsm_preference *p = &t->preference;
-    team m = {.networks = {t->fp16 ? t->fp16 : t->net}};
+    benches all = {.networks = {t->fp16 ? t->fp16 : t->net}};
     resmap_status status = RESMAP_OK;
     int best = 0;
 
     rsm_bench_clear(&t->bench);                  /* makes room */
-    for (int i = 1; i < TEAM_SIZES && status == RESMAP_OK; i++) {
-        resmap_trial *several = add_result(t, "workers", team_sizes[i].name);
+    for (int i = 1; i < WORKER_COUNTS && status == RESMAP_OK; i++) {
+        resmap_trial *several = add_result(t, "workers", worker_counts[i].name);
         status = step(t);
-        if (status == RESMAP_OK) status = compare_team(t, &m, team_sizes[i].count, one, several);
+        if (status == RESMAP_OK) status = compare_workers(t, &all, worker_counts[i].count, one, several);
         if (is_fatal(status)) break;
         if (status != RESMAP_OK) status = reject(t, several, t->env->error);
         if (several->problem || several->speedup <= 0) break;
@@ -649,11 +649,11 @@ static resmap_status try_workers(tuner *t)
     told = &one[best > 0 ? best : 1];
     if (told->speedup > 0) {
         rsm_config_shape(&rsm_network_model(t->net)->config, p->network);
-        p->workers = (int)team_sizes[best].count;
+        p->workers = (int)worker_counts[best].count;
         p->workers_percent = (int)fmin(fmax(100 * told->speedup, 1), 99999);
     }
     one[best].chosen = 1;
-    clear_team(&m);
+    clear_benches(&all);
     return status;
 }
 
