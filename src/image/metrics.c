@@ -185,30 +185,100 @@ static int slice_load(slice_work *w, const rsm_slicing *slicing, const size_t sh
     return content;
 }
 
+/* What is compared, and what has come of it so far. */
+typedef struct evaluation {
+    rsm_env *env;
+    const resmap_image *reference, *test;
+    const float *mask;           /* of one frame; NULL: everything is inside */
+    const char *names[3];        /* of the reference, the test and the mask */
+    rsm_slicing slicing;
+    slice_work work;
+    ssim_window wang, uniform;
+    mean_of psnr, psnr_slices, ssim, ssim_skimage, nrmse;
+    size_t compared;             /* frames */
+    resmap_metrics *metrics;
+} evaluation;
+
+/* Compares a frame; a constant one of several is left out. */
+static resmap_status evaluate_frame(evaluation *e, size_t frame)
+{
+    rsm_env *env = e->env;
+    const rsm_slicing *slicing = &e->slicing;
+    const size_t *shape = e->reference->shape, voxels = shape[0] * shape[1] * shape[2];
+    const float *x = e->reference->data + frame * voxels, *y = e->test->data + frame * voxels;
+    slice_work *w = &e->work;
+    resmap_metrics *m = e->metrics;
+    rsm_scale scale;
+    int constant = 0;
+    const resmap_status measured = rsm_scale_measure(env, e->names[0], x, NULL, voxels, &scale, &constant);
+    const int left_out = measured != RESMAP_OK && constant && shape[3] > 1;
+    if (measured != RESMAP_OK && !left_out) return measured;
+    RSM_TRY(check_finite(env, x, e->mask, voxels, e->names[0]));
+    RSM_TRY(check_finite(env, y, e->mask, voxels, e->names[1]));
+    if (left_out) return RESMAP_OK;
+    e->compared++;
+
+    double squares = 0, reference_squares = 0, count = 0;
+    for (size_t s = 0; s < slicing->slices; s++) {
+        RSM_TRY(rsm_progress(env, "evaluate", frame * slicing->slices + s, shape[3] * slicing->slices));
+        const int content = slice_load(w, slicing, shape, x, y, e->mask, s, &scale);
+        double slice_squares = 0, slice_reference = 0, slice_count = 0;
+        for (size_t i = 0; i < slicing->height * slicing->width; i++) {
+            if (!w->inside[i]) continue;
+            double d = w->test[i] - w->reference[i];
+            slice_squares += d * d;
+            slice_reference += w->reference[i] * w->reference[i];
+            slice_count += 1;
+        }
+        squares += slice_squares;
+        reference_squares += slice_reference;
+        count += slice_count;
+        double similarity = NAN;
+        if (content && slice_count > 0) {
+            /* Below 11 pixels neither index is computed, so that both are means over the same slices. */
+            similarity = ssim(w, &e->wang);
+            resmap_slice_metrics *slice = &m->slices[m->slice_count++];
+            slice->frame = frame;
+            slice->index = s;
+            slice->psnr = psnr(slice_squares, slice_count);
+            slice->ssim = similarity;
+            mean_add(&e->psnr_slices, slice->psnr);
+        }
+        if (isnan(similarity)) m->slices_left_out++;
+        else {
+            mean_add(&e->ssim, similarity);
+            mean_add(&e->ssim_skimage, ssim(w, &e->uniform));
+        }
+    }
+    if (count == 0) return rsm_fail(env, RESMAP_BAD_FILE, "%s: no voxel is inside", e->names[2]);
+    mean_add(&e->psnr, psnr(squares, count));
+    mean_add(&e->nrmse, reference_squares > 0 ? sqrt(squares / reference_squares) : NAN);
+    return RESMAP_OK;
+}
+
 resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const resmap_image *test,
                            const resmap_image *mask, resmap_plane plane, resmap_metrics **metrics)
 {
-    const char *const names[3] = {reference->path ? reference->path : "reference",
-                                  test->path ? test->path : "test", mask && mask->path ? mask->path : "mask"};
+    evaluation e = {.env = env, .reference = reference, .test = test, .mask = mask ? mask->data : NULL,
+                    .names = {reference->path ? reference->path : "reference", test->path ? test->path : "test",
+                              mask && mask->path ? mask->path : "mask"}};
     const size_t *shape = reference->shape;
     for (int a = 0; a < 4; a++)
         if (shape[a] != test->shape[a])
             return rsm_fail(env, RESMAP_BAD_FILE,
-                            "%s: %zu x %zu x %zu x %zu voxels, but %s has %zu x %zu x %zu x %zu", names[1],
-                            test->shape[0], test->shape[1], test->shape[2], test->shape[3], names[0],
+                            "%s: %zu x %zu x %zu x %zu voxels, but %s has %zu x %zu x %zu x %zu", e.names[1],
+                            test->shape[0], test->shape[1], test->shape[2], test->shape[3], e.names[0],
                             shape[0], shape[1], shape[2], shape[3]);
     if (mask && (mask->shape[3] != 1 || !rsm_image_same_grid(reference, mask)))
-        return rsm_fail(env, RESMAP_BAD_FILE, "%s: its grid is not that of %s", names[2], names[0]);
+        return rsm_fail(env, RESMAP_BAD_FILE, "%s: its grid is not that of %s", e.names[2], e.names[0]);
     if (!rsm_image_same_grid(reference, test))
         rsm_log(env, RESMAP_LOG_WARNING, "%s: lies elsewhere in space than %s; compared voxel by voxel",
-                names[1], names[0]);
+                e.names[1], e.names[0]);
 
-    rsm_slicing slicing;
-    RSM_TRY(rsm_slicing_choose(env, reference, plane, &slicing));
+    RSM_TRY(rsm_slicing_choose(env, reference, plane, &e.slicing));
     resmap_status status = RESMAP_OK;
-    slice_work work = {0};
-    resmap_metrics *m = calloc(1, sizeof *m);
-    size_t most = rsm_bytes(slicing.slices, shape[3]);
+    resmap_metrics *m = e.metrics = calloc(1, sizeof *m);
+    size_t most = rsm_bytes(e.slicing.slices, shape[3]);
     if (m)
         m->slices =
             most != 0 && rsm_bytes(most, sizeof *m->slices) != 0 ? calloc(most, sizeof *m->slices) : NULL;
@@ -216,84 +286,28 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
         status = rsm_no_memory(env, rsm_bytes(most, sizeof(resmap_slice_metrics)));
         goto done;
     }
-    RSM_CHECK(slice_work_init(env, &work, slicing.height, slicing.width));
-    m->plane = slicing.plane;
+    RSM_CHECK(slice_work_init(env, &e.work, e.slicing.height, e.slicing.width));
+    m->plane = e.slicing.plane;
+    window_wang(&e.wang);
+    window_skimage(&e.uniform);
 
-    ssim_window wang, uniform;
-    window_wang(&wang);
-    window_skimage(&uniform);
-    mean_of of_psnr = {0}, of_psnr_slices = {0}, of_ssim = {0}, of_ssim_skimage = {0}, of_nrmse = {0};
-    const size_t voxels = shape[0] * shape[1] * shape[2];
-    const float *inside = mask ? mask->data : NULL;
-    size_t compared = 0;
-
-    for (size_t frame = 0; frame < shape[3]; frame++) {
-        const float *x = reference->data + frame * voxels, *y = test->data + frame * voxels;
-        rsm_scale scale;
-        int constant = 0;
-        status = rsm_scale_measure(env, names[0], x, NULL, voxels, &scale, &constant);
-        const int left_out = status != RESMAP_OK && constant && shape[3] > 1;
-        if (status != RESMAP_OK && !left_out) goto done;
-        RSM_CHECK(check_finite(env, x, inside, voxels, names[0]));
-        RSM_CHECK(check_finite(env, y, inside, voxels, names[1]));
-        if (left_out) continue;
-        compared++;
-
-        double squares = 0, reference_squares = 0, count = 0;
-        for (size_t s = 0; s < slicing.slices; s++) {
-            RSM_CHECK(rsm_progress(env, "evaluate", frame * slicing.slices + s, shape[3] * slicing.slices));
-            const int content = slice_load(&work, &slicing, shape, x, y, inside, s, &scale);
-            double slice_squares = 0, slice_reference = 0, slice_count = 0;
-            for (size_t i = 0; i < slicing.height * slicing.width; i++) {
-                if (!work.inside[i]) continue;
-                double d = work.test[i] - work.reference[i];
-                slice_squares += d * d;
-                slice_reference += work.reference[i] * work.reference[i];
-                slice_count += 1;
-            }
-            squares += slice_squares;
-            reference_squares += slice_reference;
-            count += slice_count;
-            double similarity = NAN;
-            if (content && slice_count > 0) {
-                /* Below 11 pixels neither index is computed, so that both are means over the same slices. */
-                similarity = ssim(&work, &wang);
-                resmap_slice_metrics *slice = &m->slices[m->slice_count++];
-                slice->frame = frame;
-                slice->index = s;
-                slice->psnr = psnr(slice_squares, slice_count);
-                slice->ssim = similarity;
-                mean_add(&of_psnr_slices, slice->psnr);
-            }
-            if (isnan(similarity)) m->slices_left_out++;
-            else {
-                mean_add(&of_ssim, similarity);
-                mean_add(&of_ssim_skimage, ssim(&work, &uniform));
-            }
-        }
-        if (count == 0) {
-            status = rsm_fail(env, RESMAP_BAD_FILE, "%s: no voxel is inside", names[2]);
-            goto done;
-        }
-        mean_add(&of_psnr, psnr(squares, count));
-        mean_add(&of_nrmse, reference_squares > 0 ? sqrt(squares / reference_squares) : NAN);
-    }
-    if (compared == 0) {
-        status = rsm_fail(env, RESMAP_BAD_FILE, "%s: constant: every frame is", names[0]);
+    for (size_t frame = 0; frame < shape[3]; frame++) RSM_CHECK(evaluate_frame(&e, frame));
+    if (e.compared == 0) {
+        status = rsm_fail(env, RESMAP_BAD_FILE, "%s: constant: every frame is", e.names[0]);
         goto done;
     }
-    if (compared < shape[3])
-        rsm_log(env, RESMAP_LOG_WARNING, "%s: constant frames are left out: %zu of %zu", names[0], shape[3] - compared,
+    if (e.compared < shape[3])
+        rsm_log(env, RESMAP_LOG_WARNING, "%s: constant frames are left out: %zu of %zu", e.names[0], shape[3] - e.compared,
                 shape[3]);
-    m->psnr = mean_value(&of_psnr);
-    m->psnr_slices = mean_value(&of_psnr_slices);
-    m->ssim = mean_value(&of_ssim);
-    m->ssim_skimage = mean_value(&of_ssim_skimage);
-    m->nrmse = mean_value(&of_nrmse);
+    m->psnr = mean_value(&e.psnr);
+    m->psnr_slices = mean_value(&e.psnr_slices);
+    m->ssim = mean_value(&e.ssim);
+    m->ssim_skimage = mean_value(&e.ssim_skimage);
+    m->nrmse = mean_value(&e.nrmse);
     *metrics = m;
     m = NULL;
 done:
-    slice_work_clear(&work);
+    slice_work_clear(&e.work);
     resmap_metrics_free(m);
     return status;
 }
