@@ -195,6 +195,114 @@ static size_t choose_slices(const rsm_slicing *slicing, const size_t shape[4], c
     return rows;
 }
 
+/* What is shown of one frame: slices in three columns, before, after and their difference. */
+typedef struct content {
+    size_t frame, rows, chosen[MOST_ROWS];
+    float *columns[3];           /* `rows` slices each; the first is the memory of all, owned */
+    rsm_scale scale;             /* of the frame before: black and white of the first two columns */
+    double range;                /* that nearly all differences are within; 0: nearly all are 0 */
+} content;
+
+/* Finds the first frame that is worth a picture and its scale. */
+static resmap_status choose_frame(rsm_env *env, const struct resmap_image *before, const float *mask, const char *path,
+                                  content *shown)
+{
+    const size_t *shape = before->shape, voxels = shape[0] * shape[1] * shape[2];
+    resmap_status status = RESMAP_OK;
+    int constant = 1;
+    for (size_t frame = 0; frame < shape[3]; frame++) {   /* constant frames of 4-D files pass through: not worth a picture */
+        const float *data = before->data + frame * voxels;
+        shown->frame = frame;
+        status = rsm_scale_measure(env, path, data, mask, voxels, &shown->scale, &constant);
+        if (status != RESMAP_BAD_FILE) break;
+        if (constant) continue;
+        /* Without contrast it was restored as it is, and is shown so. */
+        shown->scale.lo = 0;
+        shown->scale.hi = 1;
+        return rsm_scale_mean(env, path, data, mask, voxels, &shown->scale.mean, NULL);
+    }
+    return status;
+}
+
+/* Fills in what is shown. */
+static resmap_status gather(rsm_env *env, const struct resmap_image *before, const struct resmap_image *after, const float *mask,
+                            const rsm_slicing *slicing, const char *path, content *shown)
+{
+    const size_t *shape = before->shape, voxels = shape[0] * shape[1] * shape[2], area = slicing->width * slicing->height;
+    float **columns = shown->columns;
+    resmap_status status;
+
+    /* three slices of each column */
+    size_t bytes = rsm_bytes(3 * MOST_ROWS, rsm_bytes(area, sizeof(float)));
+    size_t *counts = malloc(slicing->slices * sizeof *counts);
+    columns[0] = bytes ? malloc(bytes) : NULL;
+    if (!columns[0] || !counts) {
+        status = rsm_no_memory(env, bytes);
+        goto done;
+    }
+    columns[1] = columns[0] + MOST_ROWS * area;
+    columns[2] = columns[1] + MOST_ROWS * area;
+    RSM_CHECK(choose_frame(env, before, mask, path, shown));
+    const float *from[2] = {before->data + shown->frame * voxels, after->data + shown->frame * voxels};
+    shown->rows = choose_slices(slicing, shape, from[0], mask, shown->scale.mean, columns[0], counts, shown->chosen);
+    for (size_t r = 0; r < shown->rows; r++) {
+        for (int k = 0; k < 2; k++) rsm_slice_get(slicing, shape, from[k], shown->chosen[r], columns[k] + r * area);
+        for (size_t i = r * area; i < (r + 1) * area; i++) {
+            for (int k = 0; k < 2; k++)
+                if (!isfinite(columns[k][i])) columns[k][i] = 0;      /* excluded, and the same in both */
+            columns[2][i] = fabsf(columns[0][i] - columns[1][i]);
+        }
+    }
+    RSM_CHECK(rsm_percentile(env, columns[2], NULL, shown->rows * area, -1, INFINITY, 99.5, &shown->range));
+    for (size_t i = 0; i < shown->rows * area; i++) columns[2][i] = columns[0][i] - columns[1][i];
+done:
+    free(counts);
+    return status;
+}
+
+/* Draws it, with the caption below, on a canvas made here. */
+static resmap_status draw(rsm_env *env, const struct resmap_image *before, const rsm_slicing *slicing, const content *shown,
+                          const char *caption, canvas *c)
+{
+    static const char *const headings[3] = {"before", "after", "difference"};
+    const view v = choose_view(before, slicing);
+    const rsm_scale *scale = &shown->scale;
+    double range = shown->range;
+    char *note = range > 0 ? rsm_format("difference (before - after): black %.3g, mid grey 0, white +%.3g", -range, range)
+                           : rsm_format("difference: none (99.5 %% of the voxels shown are unchanged)");
+    if (!note) return rsm_no_memory(env, 80);
+    if (!(range > 0)) range = scale->hi - scale->lo;
+
+    c->width = 3 * v.width + 4 * GAP;
+    if (c->width < LEAST_WIDTH) c->width = LEAST_WIDTH;
+    size_t pitch = (c->width - GAP) / 3, below = GAP + LINE + shown->rows * (v.height + GAP);
+    c->height = below + write_lines(c, 0, note) + write_lines(c, 0, caption) + GAP / 2;
+    if (!(c->pixels = malloc(c->width * c->height))) {   /* at most some 900 x 1000 and the caption's lines */
+        free(note);
+        return rsm_no_memory(env, c->width * c->height);
+    }
+    fill(c, 0, 0, c->width, c->height, PAPER);
+    for (size_t k = 0; k < 3; k++) {
+        size_t x = GAP + k * pitch;
+        write_text(c, x, GAP, LARGE, INK, headings[k], strlen(headings[k]));
+        for (size_t r = 0; r < shown->rows; r++) {
+            size_t y = GAP + LINE + r * (v.height + GAP);
+            draw_slice(c, x, y, &v, slicing, shown->columns[k] + r * slicing->width * slicing->height,
+                       k < 2 ? scale->lo : -range, k < 2 ? scale->hi : range);
+            if (k > 0) continue;
+            char label[80];
+            snprintf(label, sizeof label, before->shape[3] > 1 ? "%s %zu, frame %zu" : "%s %zu", slicing->plane, shown->chosen[r],
+                     shown->frame);
+            if (v.height >= 3 * LABEL) write_label(c, x, y + v.height - LABEL, label);
+            if (*v.left && v.height >= 5 * LABEL) write_label(c, x, y + v.height / 2 - LABEL / 2, v.left);
+        }
+    }
+    below += write_lines(c, below, note);
+    write_lines(c, below, caption);
+    free(note);
+    return RESMAP_OK;
+}
+
 /* ---- PNG ---- */
 
 static void png_failed(png_structp png, png_const_charp text)
@@ -239,90 +347,15 @@ resmap_status rsm_figure_write(rsm_env *env, const struct resmap_image *before, 
                                const float *mask, const rsm_slicing *slicing, const char *caption, const char *path,
                                FILE *stream)
 {
-    static const char *const headings[3] = {"before", "after", "difference"};
-    const size_t *shape = before->shape;
-    size_t voxels = shape[0] * shape[1] * shape[2], area = slicing->width * slicing->height, frame = 0, rows;
-    size_t chosen[MOST_ROWS];
-    resmap_status status = RESMAP_OK;
-    rsm_scale scale;
-    int constant = 1;
-    double range;
-    char *note = NULL;
+    content shown = {0};
     canvas c = {0};
+    resmap_status status;
 
-    /* three slices of each column */
-    size_t bytes = rsm_bytes(3 * MOST_ROWS, rsm_bytes(area, sizeof(float)));
-    float *slices = bytes ? malloc(bytes) : NULL;
-    size_t *counts = malloc(slicing->slices * sizeof *counts);
-    if (!slices || !counts) {
-        status = rsm_no_memory(env, bytes);
-        goto done;
-    }
-    float *const columns[3] = {slices, slices + MOST_ROWS * area, slices + 2 * MOST_ROWS * area};
-
-    for (frame = 0; frame < shape[3]; frame++) {   /* constant frames of 4-D files pass through: not worth a picture */
-        status = rsm_scale_measure(env, path, before->data + frame * voxels, mask, voxels, &scale, &constant);
-        if (status != RESMAP_BAD_FILE) break;
-        if (constant) continue;
-        /* Without contrast it was restored as it is, and is shown so. */
-        scale.lo = 0;
-        scale.hi = 1;
-        status = rsm_scale_mean(env, path, before->data + frame * voxels, mask, voxels, &scale.mean, NULL);
-        break;
-    }
-    if (status != RESMAP_OK) goto done;
-    rows = choose_slices(slicing, shape, before->data + frame * voxels, mask, scale.mean, slices, counts, chosen);
-    for (size_t r = 0; r < rows; r++) {
-        rsm_slice_get(slicing, shape, before->data + frame * voxels, chosen[r], columns[0] + r * area);
-        rsm_slice_get(slicing, shape, after->data + frame * voxels, chosen[r], columns[1] + r * area);
-        for (size_t i = r * area; i < (r + 1) * area; i++) {
-            for (int k = 0; k < 2; k++)
-                if (!isfinite(columns[k][i])) columns[k][i] = 0;      /* excluded, and the same in both */
-            columns[2][i] = fabsf(columns[0][i] - columns[1][i]);
-        }
-    }
-    RSM_CHECK(rsm_percentile(env, columns[2], NULL, rows * area, -1, INFINITY, 99.5, &range));
-    for (size_t i = 0; i < rows * area; i++) columns[2][i] = columns[0][i] - columns[1][i];
-    if (range > 0)
-        note = rsm_format("difference (before - after): black %.3g, mid grey 0, white +%.3g", -range, range);
-    else
-        note = rsm_format("difference: none (99.5 %% of the voxels shown are unchanged)");
-    if (!note) {
-        status = rsm_no_memory(env, 80);
-        goto done;
-    }
-    if (!(range > 0)) range = scale.hi - scale.lo;
-
-    const view v = choose_view(before, slicing);
-    c.width = 3 * v.width + 4 * GAP;
-    if (c.width < LEAST_WIDTH) c.width = LEAST_WIDTH;
-    size_t pitch = (c.width - GAP) / 3, below = GAP + LINE + rows * (v.height + GAP);
-    c.height = below + write_lines(&c, 0, note) + write_lines(&c, 0, caption) + GAP / 2;
-    if (!(c.pixels = malloc(c.width * c.height))) {   /* at most some 900 x 1000 and the caption's lines */
-        status = rsm_no_memory(env, c.width * c.height);
-        goto done;
-    }
-    fill(&c, 0, 0, c.width, c.height, PAPER);
-    for (size_t k = 0; k < 3; k++) {
-        size_t x = GAP + k * pitch;
-        write_text(&c, x, GAP, LARGE, INK, headings[k], strlen(headings[k]));
-        for (size_t r = 0; r < rows; r++) {
-            size_t y = GAP + LINE + r * (v.height + GAP);
-            draw_slice(&c, x, y, &v, slicing, columns[k] + r * area, k < 2 ? scale.lo : -range, k < 2 ? scale.hi : range);
-            if (k > 0) continue;
-            char label[80];
-            snprintf(label, sizeof label, shape[3] > 1 ? "%s %zu, frame %zu" : "%s %zu", slicing->plane, chosen[r], frame);
-            if (v.height >= 3 * LABEL) write_label(&c, x, y + v.height - LABEL, label);
-            if (*v.left && v.height >= 5 * LABEL) write_label(&c, x, y + v.height / 2 - LABEL / 2, v.left);
-        }
-    }
-    below += write_lines(&c, below, note);
-    write_lines(&c, below, caption);
+    RSM_CHECK(gather(env, before, after, mask, slicing, path, &shown));
+    RSM_CHECK(draw(env, before, slicing, &shown, caption, &c));
     status = write_png(env, &c, path, stream);
 done:
     free(c.pixels);
-    free(note);
-    free(counts);
-    free(slices);
+    free(shown.columns[0]);
     return status;
 }
