@@ -6,7 +6,10 @@
  * v = conj(w) at lags -(n - 1) ... n - 1, the convolution being cyclic over m >= 2 n - 1 numbers. `spectrum` is
  * the transform of v over m; the product's inverse transform again is a forward one between conjugations.
  *
- * Element j of pencil q is complex number (q % inner) + (q / inner) * inner * n + j * inner behind `offset`. */
+ * Element j of pencil q is complex number (q % inner) + (q / inner) * inner * n + j * inner behind `offset`. Rows are
+ * dense: number j of row r is complex number r * m + j; row r is pencil first + r. Complex numbers are pairs of floats.
+ * Work-items: global id 0 is a number j of a row, id 1 a row. Any work-group; items beyond either end do nothing.
+ * CLFFT_PROBE: clfft_probe is there too, which is built to see whether clFFT's kernels could be, and never run. */
 
 float2 multiply(const float2 a, const float2 b)
 {

@@ -1,8 +1,10 @@
 /* Bias field of the synthesizer: exp of a polynomial. Its log reaches tens, where a float's last digit is no
  * longer small in the exponent; so it is computed as an unevaluated sum of two floats.
  *
- * rows: order + 1 coefficients in X for each row (j, k); powers: X^0 … X^order for each i; both as pairs
- * (high, low). */
+ * volume, clean: dense, voxel i of row r at r * width + i, the rows (j, k) counted with j fastest. rows: order + 1
+ * coefficients in X for each row; powers: X^0 … X^order for each i; both as pairs (high, low).
+ * Work-items: global id 0 is a voxel (synth_bias) or a row (synth_bias_rows). Any work-group; items beyond the end do
+ * nothing. */
 #pragma OPENCL FP_CONTRACT OFF
 
 static float2 log_field(__global const float2 *row, __global const float2 *power, int order)
@@ -19,7 +21,7 @@ static float2 log_field(__global const float2 *row, __global const float2 *power
     return sum;
 }
 
-/* volume *= field. One work-item a voxel, in one dimension: some GPUs take no more than 65535 groups along a second. */
+/* volume *= field. Voxels are in one dimension: some GPUs take no more than 65535 groups along a second. */
 __kernel void synth_bias(__global float *volume, __global const float2 *rows, __global const float2 *powers,
                          int order, int width, int count)
 {
@@ -30,7 +32,7 @@ __kernel void synth_bias(__global float *volume, __global const float2 *rows, __
 }
 
 /* For each row the largest log of the field over the voxels above `threshold`, the sum of exp(log - largest),
- * and their number. One work-item a row. */
+ * and their number: three floats of `sums`. */
 __kernel void synth_bias_rows(__global const float *clean, __global const float2 *rows,
                               __global const float2 *powers, __global float *sums, int order, float threshold,
                               int width, int row_count)

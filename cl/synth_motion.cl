@@ -1,7 +1,9 @@
-/* Motion of the synthesizer (synth/motion.c). Layouts, fastest last:
+/* Motion of the synthesizer (synth/motion.c). Layouts, fastest last, all dense:
  *   slab    [row of the slab][column][line]    complex
  *   hybrid  [line][row][column]                complex
- * Lines lie along the phase axis; columns and rows are the two other axes. */
+ *   volume  [k][j][i]                          real
+ * Lines lie along the phase axis; columns and rows are the two other axes. Row b of a slab is row first_row + b.
+ * Work-items: global ids 0, 1, 2 are what each kernel names, in that order. Any work-group; items beyond an end do nothing. */
 
 static float voxel(__global const float *x, int i, int j, int k, int n0, int n1, int n2)
 {

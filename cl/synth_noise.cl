@@ -1,4 +1,9 @@
-/* Noise of the synthesizer: Philox4x32-10 random numbers, one counter a voxel, and the blur after it. */
+/* Noise of the synthesizer (synth/noise.c): Philox4x32-10 random numbers, one counter a voxel, and the blur after it.
+ *
+ * volume, in, out: dense, `count` voxels, axis 0 fastest; the voxels of a line along an axis of `length` lie `stride`
+ * apart, the product of the lengths of the axes before it. in and out are two buffers. The key is the seed, voxel i's
+ * counter (i, 0, 0, frame).
+ * Work-items: global id 0 is a voxel. Any work-group; items beyond the end do nothing. */
 
 /* log(u) for u = (r + 1) / 2^32, exact near u = 1 too, where log(float(u)) would lose all digits. */
 static float log_of_uniform(uint r)
@@ -6,7 +11,7 @@ static float log_of_uniform(uint r)
     return r >= 0x80000000u ? log1p(-(float)(~r) * 0x1p-32f) : log(((float)r + 1.0f) * 0x1p-32f);
 }
 
-/* volume[i] += sigma * n1, or with rician: the magnitude of that and sigma * n2. One work-item a voxel. */
+/* volume[i] += sigma * n1, or with rician: the magnitude of that and sigma * n2. */
 __kernel void synth_noise(__global float *volume, int count, float sigma, int rician, int seed_low,
                           int seed_high, int frame)
 {
@@ -37,7 +42,7 @@ __kernel void synth_noise(__global float *volume, int count, float sigma, int ri
 }
 
 /* Convolves lines of `length` voxels, `stride` apart, with the window weights[0 … 2 radius]; edges reflected,
- * the edge voxel repeated. One work-item a voxel. */
+ * the edge voxel repeated. */
 __kernel void synth_blur(__global const float *in, __global float *out, __global const float *weights,
                          int radius, int length, int stride, int count)
 {
