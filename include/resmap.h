@@ -195,7 +195,7 @@ typedef struct resmap_volume_report {
     int constant;                /* 1: a constant frame of a 4-D file, passed through */
     int step_count;
     resmap_step steps[RESMAP_MAX_STEPS + 1];
-    const char *stopped;         /* "clean", "max-steps", "forced" */
+    const char *stopped;         /* "clean" (of constant frames, too), "max-steps", "forced"; NULL: it was classified only */
     size_t slice_count;
     resmap_slice_report *slices;
 } resmap_volume_report;
@@ -217,7 +217,8 @@ typedef struct resmap_report {
     const char *plane;           /* "axial", "coronal", "sagittal" */
     const char *decide;          /* "volume", "slice" */
     char *prompt;                /* "centroid", "sample:7" */
-    const char *encodings;       /* where encoder results waited: "device", "host", "recomputed", "reused" */
+    const char *encodings;       /* where encoder results waited: "device", "host", "recomputed", "reused"; NULL: none had to,
+                                  * for nothing was to be restored (resmap_classify, 0 steps) */
     int tiled;                   /* 1: independent tiles were needed, which changes the result */
     size_t band_rows;            /* rows a band at full resolution */
     size_t class_count;
@@ -240,7 +241,7 @@ RESMAP_API resmap_status resmap_report_json(resmap_context *context, const resma
 RESMAP_API resmap_status resmap_restore(resmap_context *context, resmap_model *model, const resmap_image *input,
                                         const resmap_image *mask, const resmap_options *options,
                                         resmap_image **output, resmap_report **report);
-/* The classes and their probabilities, without restoring. */
+/* The classes and their probabilities, without restoring. They are in the report, so `report` must not be NULL. */
 RESMAP_API resmap_status resmap_classify(resmap_context *context, resmap_model *model, const resmap_image *input,
                                          const resmap_image *mask, const resmap_options *options, resmap_report **report);
 
@@ -267,7 +268,7 @@ RESMAP_API resmap_status resmap_auto_precision(resmap_context *context, const re
 /* How many workers (queues) opened device number `index` (as in resmap_opened_device) shares a volume's slices among with this
  * model, as far as its tuning tells; a worker for which memory lacks is done without. 0 past the last device. */
 RESMAP_API int resmap_auto_workers(const resmap_context *context, const resmap_model *model, size_t index);
-/* Folders used for caches, NULL where caching is off; static until the context is freed. */
+/* The folder for caches, which the context owns; NULL: caching is off, or no folder can be used (the log says why). */
 RESMAP_API const char *resmap_cache_folder(resmap_context *context);
 
 /* ---- Timing ----------------------------------------------------------------------------------------------- */
