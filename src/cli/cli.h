@@ -125,8 +125,6 @@ int cli_open(const cli_common *common, resmap_context **context, resmap_model **
 void cli_fill(const cli_common *common, resmap_options *options);
 /* Says why a call failed and gives the exit status. */
 int cli_failed(const resmap_context *context, resmap_status status);
-/* Writes `text` as a JSON string. */
-void cli_json_string(FILE *stream, const char *text);
 /* "7.8 GiB" */
 const char *cli_bytes(uint64_t bytes, char text[32]);
 

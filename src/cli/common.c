@@ -270,44 +270,6 @@ void cli_fill(const cli_common *common, resmap_options *options)
 
 /* ---- Text ---- */
 
-/* Bytes of the UTF-8 sequence at p, 0 when it is none. */
-static int utf8_length(const unsigned char *p)
-{
-    int length = p[0] < 0x80                   ? 1
-                 : p[0] >= 0xC2 && p[0] < 0xE0 ? 2
-                 : p[0] >= 0xE0 && p[0] < 0xF0 ? 3
-                 : p[0] >= 0xF0 && p[0] < 0xF5 ? 4
-                                               : 0;
-
-    for (int i = 1; i < length; i++)
-        if ((p[i] & 0xC0) != 0x80) return 0;
-    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) || (p[0] == 0xF0 && p[1] < 0x90) ||
-        (p[0] == 0xF4 && p[1] > 0x8F))
-        return 0;
-    return length;
-}
-
-void cli_json_string(FILE *stream, const char *text)
-{
-    const unsigned char *p = (const unsigned char *)(text ? text : "");
-
-    fputc('"', stream);
-    while (*p) {
-        int length = utf8_length(p);
-
-        if (*p == '"' || *p == '\\')
-            fprintf(stream, "\\%c", *p);
-        else if (*p < 0x20)
-            fprintf(stream, "\\u%04x", *p);
-        else if (length == 0)
-            fputc('?', stream);
-        else
-            fwrite(p, 1, (size_t)length, stream);
-        p += length ? length : 1;
-    }
-    fputc('"', stream);
-}
-
 const char *cli_bytes(uint64_t bytes, char text[32])
 {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};

@@ -1,6 +1,8 @@
 #include "cli.h"
 
+#include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* What is taken on each device: by --precision auto, "" where that cannot be said, and why; and how many workers, 0 likewise. */
 typedef struct choice {
@@ -8,47 +10,56 @@ typedef struct choice {
     int workers;
 } choice;
 
-static void print_json(const resmap_device *list, const choice *choices, size_t count)
+/* jansson takes nothing that is not UTF-8, which drivers need not know: "?" then stands for all that is not ASCII, as it does
+ * in the library's reports. NULL: no memory. */
+static json_t *string(const char *text)
 {
-    printf("{\n  \"devices\": [");
-    for (size_t i = 0; i < count; i++) {
-        const resmap_device *d = &list[i];
-        const struct {
-            const char *key, *text;
-        } texts[] = {{"platform", d->platform}, {"name", d->name},       {"type", d->type},
-                     {"driver", d->driver},     {"version", d->version}, {"reason", d->reason},
-                     {"precision", choices[i].precision}, {"precision_reason", choices[i].why}};
-        const struct {
-            const char *key;
-            unsigned long long value;
-        } numbers[] = {{"compute_units", (unsigned long long)d->compute_units},
-                       {"clock_mhz", (unsigned long long)d->clock_mhz},
-                       {"memory_bytes", d->memory_bytes},
-                       {"max_allocation_bytes", d->max_allocation_bytes},
-                       {"local_memory_bytes", d->local_memory_bytes},
-                       {"max_work_group", d->max_work_group},
-                       {"workers", (unsigned long long)choices[i].workers}};
-        const struct {
-            const char *key;
-            int value;
-        } flags[] = {{"fp16", d->fp16},
-                     {"fp64", d->fp64},
-                     {"subgroups", d->subgroups},
-                     {"usable", d->usable},
-                     {"chosen", d->chosen}};
+    json_t *value = json_string(text);
+    char *copy;
 
-        printf("%s\n    {\"index\": %d", i ? "," : "", d->index);
-        for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
-            printf(", \"%s\": ", texts[k].key);
-            cli_json_string(stdout, texts[k].text);
+    if (value) return value;
+    copy = strdup(text);
+    for (char *p = copy; p && *p; p++)
+        if ((unsigned char)*p >= 0x80) *p = '?';
+    value = copy ? json_string(copy) : NULL;
+    free(copy);
+    return value;
+}
+
+/* jansson's numbers are signed; a driver may claim more. */
+static json_int_t number(uint64_t value)
+{
+    return value > INT64_MAX ? INT64_MAX : (json_int_t)value;
+}
+
+static json_t *device_json(const resmap_device *d, const choice *c)
+{
+    return json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:i, s:I, s:I, s:I, s:I, s:i, s:b, s:b, s:b, s:b, s:b}",
+                     "index", d->index, "platform", string(d->platform), "name", string(d->name), "type", string(d->type),
+                     "driver", string(d->driver), "version", string(d->version), "reason", string(d->reason),
+                     "precision", string(c->precision), "precision_reason", string(c->why),
+                     "compute_units", d->compute_units, "clock_mhz", d->clock_mhz, "memory_bytes", number(d->memory_bytes),
+                     "max_allocation_bytes", number(d->max_allocation_bytes),
+                     "local_memory_bytes", number(d->local_memory_bytes), "max_work_group", number(d->max_work_group),
+                     "workers", c->workers, "fp16", d->fp16, "fp64", d->fp64, "subgroups", d->subgroups, "usable", d->usable,
+                     "chosen", d->chosen);
+}
+
+/* Fresh text; NULL: no memory. */
+static char *json_text(const resmap_device *list, const choice *choices, size_t count)
+{
+    json_t *devices = json_array(), *root;
+    char *text;
+
+    for (size_t i = 0; i < count; i++)
+        if (json_array_append_new(devices, device_json(&list[i], &choices[i])) != 0) {
+            json_decref(devices);
+            return NULL;
         }
-        for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; k++)
-            printf(", \"%s\": %llu", numbers[k].key, numbers[k].value);
-        for (size_t k = 0; k < sizeof flags / sizeof flags[0]; k++)
-            printf(", \"%s\": %s", flags[k].key, flags[k].value ? "true" : "false");
-        printf("}");
-    }
-    printf("%s]\n}\n", count ? "\n  " : "");
+    root = json_pack("{s:o}", "devices", devices);
+    text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    json_decref(root);
+    return text;
 }
 
 static void print_table(const resmap_device *list, const choice *choices, size_t count)
@@ -126,7 +137,7 @@ static int run(const cli_command *command, int argc, char **argv)
     const resmap_device *list = NULL;
     choice *choices = NULL;
     size_t count = 0;
-    char **operands;
+    char **operands, *text = NULL;
     resmap_status done;
     int status = cli_parse(command, table, sizeof table / sizeof table[0], argc, argv, &operands);
 
@@ -136,14 +147,16 @@ static int run(const cli_command *command, int argc, char **argv)
     done = resmap_list_devices(context, &list, &count);
     status = done == RESMAP_OK ? 0 : cli_failed(context, done);
     if (status == 0) choices = choose_all(&common, list, count);
-    if (status == 0 && !choices) {
+    if (status == 0 && choices && json) text = json_text(list, choices, count);
+    if (status == 0 && (json ? !text : !choices)) {
         fprintf(stderr, "resmap: memory: not enough for a list\n");
         status = 1;
     }
     if (status == 0 && cli_signal()) status = 128 + cli_signal();
     if (status == 0) cli_signals_done();
-    if (status == 0 && json) print_json(list, choices, count);
+    if (status == 0 && json) printf("%s\n", text);
     if (status == 0 && !json) print_table(list, choices, count);
+    free(text);
     free(choices);
     resmap_context_free(context);
     return status;
