@@ -147,6 +147,7 @@ RESMAP_API void resmap_model_free(resmap_model *model);
 RESMAP_API const char *resmap_model_name(const resmap_model *model);
 RESMAP_API const char *resmap_model_sha256(const resmap_model *model);            /* 64 hex digits */
 RESMAP_API size_t resmap_model_class_count(const resmap_model *model);           /* 0 for arch "restormer" */
+/* NULL: there is none such. */
 RESMAP_API const char *resmap_model_class(const resmap_model *model, size_t index);
 /* What `resmap model` prints; to be freed with resmap_text_free. json: 0 or 1. */
 RESMAP_API resmap_status resmap_model_describe(resmap_context *context, const resmap_model *model, int json, char **text);
@@ -422,8 +423,8 @@ RESMAP_API void resmap_synth_options_init(resmap_synth_options *options);
  * other; frames whose artifacts are too strong for that in float32 (the fields of preset `paper` reach thousands in the
  * corners of a scan) are computed in plain C whatever is opened. `record`, if not NULL, gets every number drawn as JSON
  * text, to be freed with resmap_text_free.
- * RESMAP_BAD_ARGUMENT for options out of range; RESMAP_BAD_FILE for non-finite voxels, a constant volume (a
- * constant frame of several passes unchanged), or a shape without room for the artifact. */
+ * RESMAP_BAD_ARGUMENT for options out of range, and when several devices are opened; RESMAP_BAD_FILE for non-finite voxels, a
+ * constant volume (a constant frame of several passes unchanged), or a shape without room for the artifact. */
 RESMAP_API resmap_status resmap_synth(resmap_context *context, const resmap_image *clean,
                                       const resmap_synth_options *options, resmap_image **corrupted, char **record);
 /* Repeats a run from its record. RESMAP_BAD_FILE when the record is damaged or does not fit the image. */

@@ -169,23 +169,29 @@ resmap_status resmap_image_write(resmap_context *context, const resmap_image *im
 
 /* ---- Models ---- */
 
+/* Counts the seconds since `start` as opening, and gives the status of what was opened. */
+static resmap_status opened_since(double start, resmap_context *context, resmap_status status)
+{
+    context->seconds_opening += rsm_seconds() - start;
+    return status;
+}
+
 resmap_status resmap_model_open(resmap_context *context, const char *name, resmap_model **model)
 {
     double start = rsm_seconds();
-    resmap_status status = rsm_model_open(&context->env, name, model);
 
-    context->seconds_opening += rsm_seconds() - start;
-    return status;
+    return opened_since(start, context, rsm_model_open(&context->env, name, model));
 }
 
 resmap_status resmap_model_from_memory(resmap_context *context, const void *bytes, size_t size, const char *name,
                                        resmap_model **model)
 {
+    double start = rsm_seconds();
     unsigned char *copy = malloc(size > 0 ? size : 1);
 
     if (copy == NULL) return rsm_no_memory(&context->env, size);
     if (size > 0) memcpy(copy, bytes, size);
-    return rsm_model_create(&context->env, name, copy, size, model);
+    return opened_since(start, context, rsm_model_create(&context->env, name, copy, size, model));
 }
 
 void resmap_model_free(resmap_model *model)
@@ -695,7 +701,9 @@ done:
 
 resmap_status resmap_model_paper(resmap_context *context, resmap_model **model)
 {
-    return rsm_model_paper(&context->env, model);
+    double start = rsm_seconds();
+
+    return opened_since(start, context, rsm_model_paper(&context->env, model));
 }
 
 void resmap_timing_options_init(resmap_timing_options *options)

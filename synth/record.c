@@ -586,7 +586,9 @@ resmap_status rsm_record_read(rsm_env *env, const char *what, const char *text, 
     resmap_status status = RESMAP_OK;
     json_error_t error;
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-    if (!root) return rsm_fail(env, RESMAP_BAD_FILE, "%s: not JSON: %s", what, error.text);
+    if (!root)
+        return json_error_code(&error) == json_error_out_of_memory
+            ? rsm_no_memory(env, size) : rsm_fail(env, RESMAP_BAD_FILE, "%s: not JSON: %s", what, error.text);
 
     const json_t *seed = json_object_get(root, "seed"), *preset = json_object_get(root, "preset");
     const json_t *artifacts = json_object_get(root, "artifacts");
