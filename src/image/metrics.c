@@ -271,10 +271,6 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
                             shape[0], shape[1], shape[2], shape[3]);
     if (mask && (mask->shape[3] != 1 || !rsm_image_same_grid(reference, mask)))
         return rsm_fail(env, RESMAP_BAD_FILE, "%s: its grid is not that of %s", e.names[2], e.names[0]);
-    if (!rsm_image_same_grid(reference, test))
-        rsm_log(env, RESMAP_LOG_WARNING, "%s: lies elsewhere in space than %s; compared voxel by voxel",
-                e.names[1], e.names[0]);
-
     RSM_TRY(rsm_slicing_choose(env, reference, plane, &e.slicing));
     resmap_status status = RESMAP_OK;
     resmap_metrics *m = e.metrics = calloc(1, sizeof *m);
@@ -296,6 +292,9 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
         status = rsm_fail(env, RESMAP_BAD_FILE, "%s: constant: every frame is", e.names[0]);
         goto done;
     }
+    if (!rsm_image_same_grid(reference, test))
+        rsm_log(env, RESMAP_LOG_WARNING, "%s: lies elsewhere in space than %s; compared voxel by voxel",
+                e.names[1], e.names[0]);
     if (e.compared < shape[3])
         rsm_log(env, RESMAP_LOG_WARNING, "%s: constant frames are left out: %zu of %zu", e.names[0], shape[3] - e.compared,
                 shape[3]);

@@ -47,12 +47,11 @@ static resmap_status read_entry(rsm_env *env, const char *name, const char *key,
         const json_t *length = json_array_get(shape, i);
         json_int_t value = json_integer_value(length);
 
-        /* Each factor is at most the bytes of data (zero lengths apart, which end the product): no overflow.
-         */
-        if (!json_is_integer(length) || value < 0 || (uint64_t)value > data_size)
+        /* The product is at most the bytes of data (zero lengths apart, which end it): no overflow. */
+        if (!json_is_integer(length) || value < 0)
             return rsm_fail(env, RESMAP_BAD_FILE, "%s: tensor %.200s has an impossible shape", name, key);
         tensor->shape[i] = (size_t)value;
-        if (value > 0 && tensor->count > data_size / (size_t)value)
+        if (value > 0 && tensor->count > data_size / (uint64_t)value)
             return rsm_fail(env, RESMAP_BAD_FILE, "%s: tensor %.200s is larger than the file", name, key);
         tensor->count *= (size_t)value;
     }
