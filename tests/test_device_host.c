@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "device/device_private.h"
+#include "tests/run.h"
 #include "tests/scratch.h"
 
 static rsm_env env;
@@ -480,9 +481,5 @@ int main(void)
     tcase_add_test(tcase, private_folder);
     tcase_add_test(tcase, keys);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_host_suite(suite) ? 1 : 0;
 }

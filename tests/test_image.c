@@ -1,7 +1,6 @@
 /* Images: NIfTI in and out, staged outputs, slices, intensity scaling, the figure. The files are put together here byte by
  * byte, from the NIfTI-1 and -2 documents' offsets, so that nothing of the code under test is trusted. */
 #include <check.h>
-#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <png.h>
@@ -12,6 +11,7 @@
 #include <zlib.h>
 
 #include "image/image.h"
+#include "tests/run.h"
 #include "tests/scratch.h"
 
 static char folder[256];
@@ -22,43 +22,20 @@ static void make_folder(void)
     if (!make_scratch(folder)) exit(99);
 }
 
-/* How many files lie in the folder; removes them. */
-static int clean_folder(void)
-{
-    int count = 0;
-    DIR *dir = opendir(folder);
-    if (!dir) exit(99);          /* called outside tests, too, where Check's own words are not allowed */
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
-        char name[600];
-        snprintf(name, sizeof name, "%s/%s", folder, entry->d_name);
-        if (unlink(name) != 0) rmdir(name);
-        count++;
-    }
-    closedir(dir);
-    return count;
-}
-
 static void remove_folder(void)
 {
-    clean_folder();
-    rmdir(folder);
+    remove_scratch(folder);
 }
 
-/* FOLDER/name; a few may be in use at a time. */
 static const char *at(const char *name)
 {
-    static char paths[4][600];
-    static int next;
-    next = (next + 1) % 4;
-    snprintf(paths[next], sizeof paths[next], "%s/%s", folder, name);
-    return paths[next];
+    return in_scratch(folder, name);
 }
 
 static void fresh(void)
 {
     memset(&env, 0, sizeof env);
-    clean_folder();
+    clean_scratch(folder);
 }
 
 /* ---- Files made by hand ---- */
@@ -904,23 +881,23 @@ START_TEST(test_outputs)
     rsm_outputs_free(outputs);
     rsm_outputs_free(NULL);
     umask(022);
-    ck_assert_int_eq(clean_folder(), 2);
+    ck_assert_int_eq(clean_scratch(folder), 2);
 
     /* not committed: nothing */
     ck_assert_int_eq(rsm_outputs_create(&env, 0, &outputs), RESMAP_OK);
     ck_assert_int_eq(add_output(outputs, at("a"), &a), RESMAP_OK);
     fputs("one", a);
     rsm_outputs_free(outputs);
-    ck_assert_int_eq(clean_folder(), 0);
+    ck_assert_int_eq(clean_scratch(folder), 0);
 
     /* claimed: nothing lies there */
     ck_assert_int_eq(rsm_outputs_create(&env, 0, &outputs), RESMAP_OK);
     ck_assert_int_eq(rsm_outputs_claim(outputs, at("a")), RESMAP_OK);
-    ck_assert_int_eq(clean_folder(), 0);
+    ck_assert_int_eq(clean_scratch(folder), 0);
     ck_assert_int_eq(rsm_outputs_open(outputs, at("b"), &b), RESMAP_INTERNAL);
     ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_OK);
     rsm_outputs_free(outputs);
-    ck_assert_int_eq(clean_folder(), 0);
+    ck_assert_int_eq(clean_scratch(folder), 0);
 }
 END_TEST
 
@@ -955,7 +932,7 @@ START_TEST(test_outputs_refused)
     ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_IO);
     rsm_outputs_free(outputs);
     ck_assert(file_has(at("old"), "old") && file_has(at("second"), "meanwhile"));
-    ck_assert_int_eq(clean_folder(), 2);
+    ck_assert_int_eq(clean_scratch(folder), 2);
 
     /* the same file twice, by two names */
     ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
@@ -966,7 +943,7 @@ START_TEST(test_outputs_refused)
     ck_assert_int_eq(add_output(outputs, other, &a), RESMAP_BAD_ARGUMENT);
     ck_assert_ptr_nonnull(strstr(env.error, "same name"));
     rsm_outputs_free(outputs);
-    ck_assert_int_eq(clean_folder(), 0);
+    ck_assert_int_eq(clean_scratch(folder), 0);
 
     /* a file that is read, by another name */
     write_plain(at("read"), "read", 4);
@@ -981,7 +958,7 @@ START_TEST(test_outputs_refused)
     ck_assert_int_eq(add_output(outputs, at("second"), &a), RESMAP_BAD_ARGUMENT);
     rsm_outputs_free(outputs);
     ck_assert(file_has(at("read"), "read"));
-    ck_assert_int_eq(clean_folder(), 2);
+    ck_assert_int_eq(clean_scratch(folder), 2);
 
     if (geteuid() != 0) {
         ck_assert_int_eq(mkdir(at("closed"), 0500), 0);
@@ -1013,7 +990,7 @@ START_TEST(test_outputs_overwrite)
     ck_assert_int_eq(lstat(at("link"), &st), 0);
     ck_assert(S_ISLNK(st.st_mode));
     ck_assert(file_has(at("real"), "new"));
-    ck_assert_int_eq(clean_folder(), 4);
+    ck_assert_int_eq(clean_scratch(folder), 4);
 
     /* a rename that fails puts everything back: here a later file has vanished */
     write_plain(at("one"), "old", 3);
@@ -1029,7 +1006,7 @@ START_TEST(test_outputs_overwrite)
     ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_IO);
     rsm_outputs_free(outputs);
     ck_assert(file_has(at("one"), "old"));
-    ck_assert_int_eq(clean_folder(), 1);
+    ck_assert_int_eq(clean_scratch(folder), 1);
     /* or the second target has become a folder */
     write_plain(at("one"), "old", 3);
     ck_assert_int_eq(rsm_outputs_create(&env, 1, &outputs), RESMAP_OK);
@@ -1040,7 +1017,7 @@ START_TEST(test_outputs_overwrite)
     ck_assert_int_eq(rsm_outputs_commit(outputs), RESMAP_IO);
     rsm_outputs_free(outputs);
     ck_assert(file_has(at("one"), "old"));
-    ck_assert_int_eq(clean_folder(), 2);
+    ck_assert_int_eq(clean_scratch(folder), 2);
 }
 END_TEST
 
@@ -1100,7 +1077,7 @@ START_TEST(test_cancel)
     ck_assert_int_eq(add_output(outputs, at("out.nii.gz"), &stream), RESMAP_OK);
     ck_assert_int_eq(rsm_image_write_stream(&env, image, at("out.nii.gz"), stream), RESMAP_CANCELLED);
     rsm_outputs_free(outputs);
-    ck_assert_int_eq(clean_folder(), 1);
+    ck_assert_int_eq(clean_scratch(folder), 1);
     resmap_image_free(image);
     free(f.bytes);
 }
@@ -1439,10 +1416,7 @@ int main(void)
     tcase_add_test(rest, test_figure);
     suite_add_tcase(suite, rest);
     make_folder();
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
+    int failed = run_host_suite(suite);
     remove_folder();
     return failed ? 1 : 0;
 }

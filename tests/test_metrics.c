@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "resmap.h"
+#include "tests/run.h"
 #include "tests/tensors.h"
 
 static resmap_context *context;
@@ -236,9 +237,5 @@ int main(void)
     tcase_add_test(tcase, frames);
     tcase_add_test(tcase, refusals);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_host_suite(suite) ? 1 : 0;
 }

@@ -2,7 +2,6 @@
  * exported does not link. Every function that neither the program nor another test calls, held against its comment in
  * resmap.h, sentence by sentence; then the whole way of a scan through the library, in memory. On the reference: no driver. */
 #include <check.h>
-#include <dirent.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,6 +13,7 @@
 
 #include "resmap.h"
 #include "tests/paths.h"
+#include "tests/run.h"
 #include "tests/scratch.h"
 
 #define MODEL TOP_SRCDIR "/tests/vectors/cascade.safetensors"
@@ -27,34 +27,14 @@ static void make_folder(void)
     if (!make_scratch(folder)) exit(99);
 }
 
-/* How many files lie in the folder; removes them. */
-static int clean_folder(void)
-{
-    int count = 0;
-    DIR *dir = opendir(folder);
-
-    if (!dir) exit(99);          /* called outside tests, too, where Check's own words are not allowed */
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        char name[600];
-
-        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
-        snprintf(name, sizeof name, "%s/%s", folder, entry->d_name);
-        if (unlink(name) != 0) rmdir(name);
-        count++;
-    }
-    closedir(dir);
-    return count;
-}
-
 static void remove_folder(void)
 {
-    clean_folder();
-    rmdir(folder);
+    remove_scratch(folder);
 }
 
 static void set_up(void)
 {
-    clean_folder();
+    clean_scratch(folder);
     ck_assert_int_eq(resmap_context_create(&context), RESMAP_OK);
     ck_assert_str_eq(resmap_error(context), "");
 }
@@ -84,15 +64,9 @@ static void refused(resmap_status got, resmap_status wanted, const char *what, c
 /* Outputs are to be untouched by failures: what they hold before. */
 #define UNTOUCHED(type) ((type *)(uintptr_t)&context)
 
-/* FOLDER/name; a few may be in use at a time. */
 static const char *at(const char *name)
 {
-    static char paths[4][600];
-    static int next;
-
-    next = (next + 1) % 4;
-    snprintf(paths[next], sizeof paths[next], "%s/%s", folder, name);
-    return paths[next];
+    return in_scratch(folder, name);
 }
 
 /* Fresh memory. */
@@ -301,7 +275,7 @@ START_TEST(written_images)
     }
     ck_assert_int_eq(header_size(at("a.nii")), 348);
     ck_assert_int_eq(header_size(at("a.nii.gz")) & 0xffff, 0x8b1f);              /* gzip's own mark */
-    ck_assert_int_eq(clean_folder(), 4);
+    ck_assert_int_eq(clean_scratch(folder), 4);
     resmap_image_free(image);
 }
 END_TEST
@@ -369,7 +343,7 @@ START_TEST(unwritten_images)
     OK(resmap_image_read(context, at("a.nii"), &read));
     ck_assert(same_voxels(read, second));
     resmap_image_free(read);
-    ck_assert_int_eq(clean_folder(), 2);                         /* the file, the folder, nothing half-made */
+    ck_assert_int_eq(clean_scratch(folder), 2);                         /* the file, the folder, nothing half-made */
 
     read = UNTOUCHED(resmap_image);
     REFUSED(resmap_image_read(context, at("a.nii"), &read), RESMAP_BAD_FILE, at("a.nii"));
@@ -1261,8 +1235,6 @@ int main(void)
 {
     Suite *suite = suite_create("public");
     TCase *tests = tcase_create("public");
-    SRunner *runner;
-    int failed;
 
     tcase_add_unchecked_fixture(tests, make_folder, remove_folder);
     tcase_add_checked_fixture(tests, set_up, tear_down);
@@ -1296,9 +1268,5 @@ int main(void)
     tcase_add_test(tests, from_scan_to_figures);
     tcase_add_test(tests, another_context);
     suite_add_tcase(suite, tests);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_host_suite(suite) == 0 ? 0 : 1;
 }

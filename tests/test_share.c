@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "core/share.h"
+#include "tests/run.h"
 
 enum { SHARERS = 4, PIECES = 40 };
 
@@ -366,8 +367,6 @@ int main(void)
 {
     Suite *suite = suite_create("share");
     TCase *tests = tcase_create("share");
-    SRunner *runner = srunner_create(suite);
-    int failed;
 
     tcase_add_test(tests, everything_once);
     tcase_add_test(tests, with_the_callers_env);
@@ -383,8 +382,5 @@ int main(void)
     tcase_add_test(tests, cancelled);
     tcase_add_test(tests, worth);
     suite_add_tcase(suite, tests);
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_host_suite(suite) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

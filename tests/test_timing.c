@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "context.h"
+#include "tests/run.h"
 
 /* Multiply-adds of the network in Restormer's layer table, attention times v on its own, and of the parts
  * that the fusion blocks add. */
@@ -187,8 +188,6 @@ int main(void)
 {
     Suite *suite = suite_create("timing");
     TCase *tests = tcase_create("timing");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_add_test(tests, layer_table);
@@ -197,9 +196,5 @@ int main(void)
     tcase_add_test(tests, profile);
     tcase_set_timeout(tests, 900);
     suite_add_tcase(suite, tests);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_host_suite(suite) == 0 ? 0 : 1;
 }

@@ -12,6 +12,7 @@
 
 #include "core/philox.h"
 #include "model/model.h"
+#include "tests/run.h"
 #include "tests/scratch.h"
 
 static rsm_env env;
@@ -971,7 +972,6 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("weights");
-    SRunner *runner = srunner_create(suite);
     TCase *walk = tcase_create("walk"), *parse = tcase_create("container"), *models = tcase_create("models");
     TCase *damage = tcase_create("damage"), *text = tcase_create("text");
     TCase *const cases[] = {walk, parse, models, damage, text};
@@ -1005,8 +1005,6 @@ int main(void)
     tcase_add_test(text, described);
     tcase_add_test(text, reported);
 
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
+    failed = run_host_suite(suite);
     return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -420,6 +420,17 @@ resmap_status rsm_device_list_select(rsm_env *env, const rsm_device_list *list, 
     return RESMAP_OK;
 }
 
+/* Gives what was found, unless it is nothing. */
+static resmap_status give_usable(rsm_env *env, const rsm_device_list *list, size_t *found, size_t count, size_t **indices)
+{
+    if (count == 0) {
+        free(found);
+        return no_usable(env, list, NULL);
+    }
+    *indices = found;
+    return RESMAP_OK;
+}
+
 resmap_status rsm_device_list_ranked(rsm_env *env, const rsm_device_list *list, size_t **indices, size_t *count)
 {
     size_t *found = calloc(list->count + 1, sizeof *found);
@@ -432,12 +443,7 @@ resmap_status rsm_device_list_ranked(rsm_env *env, const rsm_device_list *list, 
         found[at] = i;
         ++*count;
     }
-    if (*count == 0) {
-        free(found);
-        return no_usable(env, list, NULL);
-    }
-    *indices = found;
-    return RESMAP_OK;
+    return give_usable(env, list, found, *count, indices);
 }
 
 /* Whether a usable device that is listed first, or better, is the same hardware by another driver. */
@@ -462,10 +468,5 @@ resmap_status rsm_device_list_all(rsm_env *env, const rsm_device_list *list, siz
     *count = 0;
     for (size_t i = 0; i < list->count; i++)
         if (list->items[i].usable && !has_better_driver(list, i)) found[(*count)++] = i;
-    if (*count == 0) {
-        free(found);
-        return no_usable(env, list, NULL);
-    }
-    *indices = found;
-    return RESMAP_OK;
+    return give_usable(env, list, found, *count, indices);
 }
