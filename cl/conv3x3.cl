@@ -1,8 +1,12 @@
 /* 3x3 convolution with zero padding, the columns of im2col.cl never stored:
  * y[o][r][p] = sum over c, i, j of w[o][c][i][j] x[c][first_row + r + i - 1][p + j - 1].
  *
- * x: channel c, row r, column p at x_offset + c * x_plane + r * width + p, `height` rows. w: dense. y: as x,
- * `rows` rows.
+ * x: channel c, row r, column p at x_offset + c * x_plane + r * width + p, `height` rows. w: dense. y: by ORDER
+ *   PLAIN      as x, `rows` rows;
+ *   SHUFFLE    y[o][r][p] at channel o / 4, row 2 r + o / 2 % 2, column 2 p + o % 2, rows of 2 width: twice
+ *              the size (pixel shuffle by 2; CHANNELS and the output channels in fours);
+ *   UNSHUFFLE  y[o][r][p] at channel 4 o + 2 (r % 2) + p % 2, row r / 2, column p / 2, rows of width / 2: its
+ *              inverse (`width` even).
  * A work-item computes CHANNELS output channels of ROWS rows at one vector of columns at a time; these sums
  * are held in registers. Sums run over the input channels in ascending order, the same every time.
  *
@@ -19,6 +23,12 @@
 #ifndef ROWS
 #define ROWS 3
 #endif
+#ifndef ORDER
+#define ORDER PLAIN
+#endif
+#define PLAIN 0
+#define SHUFFLE 1
+#define UNSHUFFLE 2
 #define DEPTH 32
 #define INPUTS (3 * (ROWS + 2))
 
@@ -55,6 +65,48 @@ vec_inline void multiply(vec sum[CHANNELS][ROWS], const vec x[INPUTS],
     }
 }
 
+/* Stores the sums of output channels o0 to o0 + CHANNELS - 1, rows r to r + ROWS - 1, those that there are; with
+ * `add` they are added to what is there. */
+vec_inline void store(vec sum[CHANNELS][ROWS], const int add, __global float *y, const int plane, const int o0,
+                      const int channels, const int r, const int rows, const int width, const int p)
+{
+#if ORDER == SHUFFLE
+#pragma unroll
+    for (int o = 0; o < CHANNELS; o += 2) {
+#pragma unroll
+        for (int k = 0; k < ROWS; k++) {
+            __global float *to = y + (o0 + o) / 4 * plane + (2 * (r + k) + o / 2 % 2) * 2 * width + 2 * p;
+            if (o0 + o >= channels || r + k >= rows) continue;
+            if (add) {
+                vec even, odd;
+                vec_load_pairs(&even, &odd, to);
+                sum[o][k] += even;
+                sum[o + 1][k] += odd;
+            }
+            vec_store_pairs(sum[o][k], sum[o + 1][k], to);
+        }
+    }
+#else
+#pragma unroll
+    for (int o = 0; o < CHANNELS; o++) {
+#pragma unroll
+        for (int k = 0; k < ROWS; k++) {
+            if (o0 + o >= channels || r + k >= rows) continue;
+#if ORDER == UNSHUFFLE
+            __global float *to = y + (4 * (o0 + o) + (r + k) % 2 * 2) * plane + (r + k) / 2 * (width / 2)
+                                 + p / 2;
+            if (add) sum[o][k] += vec_load_split(to, to + plane, p);
+            vec_store_split(sum[o][k], to, to + plane, p);
+#else
+            __global float *to = y + (o0 + o) * plane + (r + k) * width + p;
+            if (add) sum[o][k] += vec_load(float, to);
+            vec_store(float, sum[o][k], to);
+#endif
+        }
+    }
+#endif
+}
+
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void conv3x3_tile(__global const float *x, const int x_offset, const int x_plane, __global const float *w,
                   const int w_offset, __global float *y, const int y_offset, const int y_plane,
@@ -67,7 +119,7 @@ void conv3x3_tile(__global const float *x, const int x_offset, const int x_plane
     const int last = min(first + item_channels, c_out);
     x += x_offset;
     w += w_offset;
-    y += y_offset + r * width;
+    y += y_offset;
     for (int i = 0; i < vec_number(width); i++) {
         const int p = vec_begin(i, width);
         for (int c0 = 0; c0 < c_in; c0 += DEPTH) {
@@ -90,16 +142,7 @@ void conv3x3_tile(__global const float *x, const int x_offset, const int x_plane
 #pragma unroll
                     for (int o = 0; o < CHANNELS; o++) of[o] += 9;
                 }
-#pragma unroll
-                for (int o = 0; o < CHANNELS; o++) {
-#pragma unroll
-                    for (int k = 0; k < ROWS; k++) {
-                        __global float *to = y + (o0 + o) * y_plane + k * width + p;
-                        if (o0 + o >= last || r + k >= rows) continue;
-                        if (c0 > 0) sum[o][k] += vec_load(float, to);
-                        vec_store(float, sum[o][k], to);
-                    }
-                }
+                store(sum, c0 > 0, y, y_plane, o0, last, r, rows, width, p);
             }
         }
     }
@@ -117,7 +160,6 @@ __kernel void conv3x3_pixel(__global const float *x, const int x_offset, const i
     vec sum[CHANNELS][ROWS];
     if (p >= width) return;
     x += x_offset;
-    y += y_offset + r * width + p;
 #pragma unroll
     for (int o = 0; o < CHANNELS; o++) {
         of[o] = w + w_offset + min(o0 + o, c_out - 1) * c_in * 9;
@@ -131,10 +173,5 @@ __kernel void conv3x3_pixel(__global const float *x, const int x_offset, const i
 #pragma unroll
         for (int o = 0; o < CHANNELS; o++) of[o] += 9;
     }
-#pragma unroll
-    for (int o = 0; o < CHANNELS; o++)
-#pragma unroll
-        for (int k = 0; k < ROWS; k++)
-            if (o0 + o < c_out && r + k < rows)
-                vec_store(float, sum[o][k], y + (o0 + o) * y_plane + k * width);
+    store(sum, 0, y + y_offset, y_plane, o0, c_out, r, rows, width, p);
 }

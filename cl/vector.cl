@@ -120,3 +120,83 @@ VEC_PART(half)
     ((p) > 0 ? vec_load(type, (row) + (p) - 1) : vec_up(vec_load(type, row)))
 #define vec_load_after(type, row, p, width)                                                         \
     ((p) + VECTOR < (width) ? vec_load(type, (row) + (p) + 1) : vec_down(vec_load(type, (row) + (p))))
+
+/* Stores even[0], odd[0], even[1], ... and loads them so. */
+vec_inline void vec_store_pairs(vec even, vec odd, __global float *p)
+{
+#if VECTOR == 1
+    p[0] = even;
+    p[1] = odd;
+#elif VECTOR == 16
+    float16 pairs;
+    pairs.even = even.lo;
+    pairs.odd = odd.lo;
+    vstore16(pairs, 0, p);
+    pairs.even = even.hi;
+    pairs.odd = odd.hi;
+    vstore16(pairs, 1, p);
+#elif VECTOR == 8
+    float16 pairs;
+    pairs.even = even;
+    pairs.odd = odd;
+    vstore16(pairs, 0, p);
+#else
+    float8 pairs;
+    pairs.even = even;
+    pairs.odd = odd;
+    vstore8(pairs, 0, p);
+#endif
+}
+
+vec_inline void vec_load_pairs(vec *even, vec *odd, __global const float *p)
+{
+#if VECTOR == 1
+    *even = p[0];
+    *odd = p[1];
+#elif VECTOR == 16
+    const float16 low = vload16(0, p), high = vload16(1, p);
+    *even = (vec)(low.even, high.even);
+    *odd = (vec)(low.odd, high.odd);
+#elif VECTOR == 8
+    const float16 pairs = vload16(0, p);
+    *even = pairs.even;
+    *odd = pairs.odd;
+#else
+    const float8 pairs = vload8(0, p);
+    *even = pairs.even;
+    *odd = pairs.odd;
+#endif
+}
+
+/* Stores the even lanes at one place, the odd ones at another, and loads them so; a single one, which is element
+ * p of its row, at the place of its parity. */
+#if VECTOR == 16
+#define vec_halves 8
+#elif VECTOR == 8
+#define vec_halves 4
+#else
+#define vec_halves 2
+#endif
+#define VEC_HALVES(name) VEC_WIDE(name, vec_halves)
+
+vec_inline void vec_store_split(vec v, __global float *even, __global float *odd, int p)
+{
+#if VECTOR == 1
+    *(p % 2 ? odd : even) = v;
+#else
+    VEC_HALVES(vstore)(v.even, 0, even);
+    VEC_HALVES(vstore)(v.odd, 0, odd);
+#endif
+}
+
+vec_inline vec vec_load_split(__global const float *even, __global const float *odd, int p)
+{
+#if VECTOR == 1
+    return *(p % 2 ? odd : even);
+#else
+    vec v;
+    v.even = VEC_HALVES(vload)(0, even);
+    v.odd = VEC_HALVES(vload)(0, odd);
+    return v;
+#endif
+}

@@ -203,9 +203,9 @@ END_TEST
 
 START_TEST(convolutions)
 {
-    /* c_out relative to c_in by name: down C/2 then unshuffle, up 2C then shuffle, the others plain. */
-    static const struct { const char *name, *weight; } cases[] = {
-        {"down", "body.0.weight"}, {"up", "body.0.weight"}, {"patch_embed", "proj.weight"}, {"output_conv", "weight"}};
+    static const struct { const char *name, *weight; rsm_order order; } cases[] = {
+        {"down", "body.0.weight", RSM_UNSHUFFLE}, {"up", "body.0.weight", RSM_SHUFFLE}, {"patch_embed", "proj.weight", RSM_PLAIN},
+        {"output_conv", "weight", RSM_PLAIN}};
     tensors *weights = tensors_open("ops"), *io = tensors_open("ops.io");
 
     for (int d = 0; d < all_devices(); d++) {
@@ -216,15 +216,13 @@ START_TEST(convolutions)
             const tensor *weight = tensors_get(weights, "%s.%s", name, cases[i].weight);
             size_t c_in = weight->shape[1], c_out = weight->shape[0], h = input->shape[1], w = input->shape[2], n = h * w;
             rsm_buffer *x = upload(device, input->values, input->count), *k = upload(device, weight->values, weight->count);
-            rsm_buffer *product = empty(device, c_out * n), *y = empty(device, output->count), *scratch = empty(device, 9 * c_in * n);
-            OK(rsm_conv3x3(device, MAP(x, n), VECTOR_OF(k), MAP(product, n), VECTOR_OF(scratch), c_in, c_out, h, w, 0, h));
-            if (i == 0) OK(rsm_pixel_unshuffle(device, MAP(product, n), MAP(y, n / 4), c_out, h, w));
-            else if (i == 1) OK(rsm_pixel_shuffle(device, MAP(product, n), MAP(y, 4 * n), c_out / 4, h, w));
-            else OK(rsm_copy(device, MAP(product, n), MAP(y, n), c_out, n));
+            rsm_order order = cases[i].order;
+            rsm_buffer *y = empty(device, output->count), *scratch = empty(device, rsm_conv3x3_scratch(device, c_in, c_out, n, order) + 1);
+            size_t plane = order == RSM_UNSHUFFLE ? n / 4 : order == RSM_SHUFFLE ? 4 * n : n;
+            OK(rsm_conv3x3(device, MAP(x, n), VECTOR_OF(k), MAP(y, plane), order, VECTOR_OF(scratch), c_in, c_out, h, w, 0, h));
             check_buffer(d, y, output, name);
             rsm_buffer_free(x);
             rsm_buffer_free(k);
-            rsm_buffer_free(product);
             rsm_buffer_free(y);
             rsm_buffer_free(scratch);
         }

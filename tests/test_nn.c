@@ -539,34 +539,44 @@ static void attention(void)
     }
 }
 
-/* By rule, by way of columns, and with other tiles than the rule's. */
+/* By rule, by way of columns, and with other tiles than the rule's; all rows at once, or two bands, into one map. */
 static void conv3x3(void)
 {
-    static const size_t channels[][2] = {{2, 4}, {3, 1}, {37, 9}, {1, 5}};   /* in, out */
+    static const size_t channels[][2] = {{2, 4}, {3, 1}, {37, 9}, {1, 5}, {40, 12}};   /* in, out */
     static const rsm_variant columns = {"columns", 0, {0, 0, 0, 0}}, tiles = {"tiles", 0, {0, 0, 8, 3}};
     const rsm_variant *const variants[] = {NULL, &columns, &tiles};
+    static const char *const names[] = {"conv3x3", "conv3x3 shuffled", "conv3x3 unshuffled"};
     const size_t count = width_index < 2 ? 3 : 2;
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t v = 0; v < count; v++) {
-            const size_t l = (s + v) % COUNT(layouts), height = images[s][0], width = images[s][1];
-            const size_t in = channels[(s + v) % COUNT(channels)][0], out = channels[(s + v) % COUNT(channels)][1];
-            twin w = input(layouts[(l + 1) % 3], 1, 9 * in * out), x = input(layouts[l], in, height * width);
-            rsm_tuned_set(devices[TESTED], RSM_TUNE_CONV, variants[v]);
-            rsm_tuned_set(devices[TESTED], RSM_TUNE_CONV_THIN, variants[v]);
-            for (size_t first = 0, rows; first < height; first += rows) {
-                /* All rows, or two bands. */
-                rows = l == 0 || height < 3 ? height : first == 0 ? 2 : height - 2;
-                const size_t need = rsm_conv3x3_scratch(devices[TESTED], in, out, rows * width);
-                twin y = output(layouts[(l + 2) % 3], out, rows * width);
-                twin scratch = output(layouts[l], 1, need > 0 ? need : 1);
-                BOTH(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), map(&y, d), vector(&scratch, d), in,
-                                 out, height, width, first, rows));
-                compare(&y, 2e-6, describe("conv3x3", height, width, in, out));
+            for (rsm_order order = RSM_PLAIN; order <= RSM_UNSHUFFLE; order++) {
+                const size_t l = (s + v) % COUNT(layouts);
+                const size_t *of = channels[order == RSM_SHUFFLE ? (s + v) % 2 * 4 : (s + v) % COUNT(channels)];
+                const size_t odd = order == RSM_UNSHUFFLE, in = of[0], out = of[1];
+                const size_t height = images[s][0] + odd * (images[s][0] % 2), width = images[s][1] + odd * (images[s][1] % 2);
+                const size_t y_channels = order == RSM_SHUFFLE ? out / 4 : odd ? 4 * out : out;
+                twin w = input(layouts[(l + 1) % 3], 1, 9 * in * out), x = input(layouts[l], in, height * width);
+                twin y = output(layouts[(l + 2) % 3], y_channels, out * height * width / y_channels);
+                rsm_tuned_set(devices[TESTED], RSM_TUNE_CONV, variants[v]);
+                rsm_tuned_set(devices[TESTED], RSM_TUNE_CONV_THIN, variants[v]);
+                for (size_t first = 0, rows; first < height; first += rows) {
+                    rows = l == 0 || height < 3 ? height : first == 0 ? 2 : height - 2;
+                    const size_t need = rsm_conv3x3_scratch(devices[TESTED], in, out, rows * width, order);
+                    const size_t own = rsm_conv3x3_scratch(devices[REFERENCE], in, out, rows * width, order);
+                    twin scratch = output(layouts[l], 1, need > own ? need : own > 0 ? own : 1);
+                    for (int d = 0; d < 2; d++) {
+                        rsm_map band = map(&y, d);
+                        band.offset += order == RSM_SHUFFLE ? 4 * first * width : odd ? first * width / 4 : first * width;
+                        OK(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), band, order, vector(&scratch, d), in, out,
+                                       height, width, first, rows));
+                    }
+                    drop(&scratch);
+                }
+                compare(&y, 2e-6, describe(names[order], height, width, in, out));
                 drop(&y);
-                drop(&scratch);
+                drop(&w);
+                drop(&x);
             }
-            drop(&w);
-            drop(&x);
         }
     }
 }
@@ -750,6 +760,10 @@ static void refusals(void)
         ck_assert_int_eq(rsm_depthwise3x3(devices[d], later, w, y_map, x_map, 4, (rsm_rows){2, 2, 6, 1, 0}), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_depthwise3x3(devices[d], x_map, w, y_map, short_zeros, 4, (rsm_rows){1, 6, 6, 0, 0}), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_pixel_unshuffle(devices[d], map(&x, d), map(&y, d), 1, 3, 12), RESMAP_INTERNAL);
+        /* Rows below the last; channels that are not in fours, odd rows. */
+        ck_assert_int_eq(rsm_conv3x3(devices[d], x_map, w, y_map, RSM_PLAIN, w, 1, 1, 6, 6, 5, 2), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_conv3x3(devices[d], x_map, w, y_map, RSM_SHUFFLE, w, 1, 2, 2, 2, 0, 2), RESMAP_INTERNAL);
+        ck_assert_int_eq(rsm_conv3x3(devices[d], x_map, w, y_map, RSM_UNSHUFFLE, w, 1, 1, 6, 6, 0, 3), RESMAP_INTERNAL);
         ck_assert_int_eq(rsm_attention_sums(devices[d], map(&x, d), map(&x, d), 4, 3, 1, 36, vector(&y, d),
                                             vector(&y, d), 0),
                          RESMAP_INTERNAL);

@@ -20,7 +20,13 @@ struct rsm_plan {
 
 /* ---- The plan: how many rows each operation takes at once --------------------------------------------------- */
 
-typedef enum operation { ATTENTION, FEED_FORWARD, CONVOLUTION, FUSION } operation;
+/* DOWN, UP: the convolutions between levels, whose results are stored at half or twice the size. */
+typedef enum operation { ATTENTION, FEED_FORWARD, CONVOLUTION, DOWN, UP, FUSION } operation;
+
+static rsm_order order_of(operation what)
+{
+    return what == DOWN ? RSM_UNSHUFFLE : what == UP ? RSM_SHUFFLE : RSM_PLAIN;
+}
 
 /* The plane of a map in scratch: a little more than its elements where these are a multiple of 1024, for channels that lie
  * so far apart compete for the same few lines of a cache. */
@@ -52,7 +58,7 @@ static size_t slices_at_once(const rsm_network *net, operation what, size_t a, s
 }
 
 /* Scratch (elements of fp32) that `rows` rows of an operation need. a, b: channels and hidden (feed-forward), channels and heads
- * (attention), channels in and out (convolution); a: channels (fusion and reduction). */
+ * (attention), channels in and out (convolutions); a: channels (fusion and reduction). */
 static size_t scratch_need(const rsm_network *net, operation what, size_t a, size_t b, size_t width, size_t rows)
 {
     rsm_storage storage = net->storage;
@@ -63,8 +69,10 @@ static size_t scratch_need(const rsm_network *net, operation what, size_t a, siz
                rsm_attention_scratch(a, b, rows * width);
     case FEED_FORWARD:           /* normalised, expanded, gated */
         return taken(storage, (a + 2 * b) * spread((rows + 2) * width) + b * spread(rows * width));
-    case CONVOLUTION:            /* in fp32: its own and the result */
-        return rsm_conv3x3_scratch(net->device, a, b, rows * width) + b * rows * width;
+    case CONVOLUTION:
+    case DOWN:
+    case UP:
+        return rsm_conv3x3_scratch(net->device, a, b, rows * width, order_of(what));
     case FUSION:                 /* in fp32 */
         return a * rows * width;
     }
@@ -118,8 +126,8 @@ static size_t network_need(const rsm_network *net, size_t height, size_t width, 
         size_t channels = level_channels(net, i), h = height >> i, w = width >> i;
         need = maximum(need, stage_need(net, &net->encoder[i], h, w, slices, limit));
         if (i == 3) continue;
-        need = maximum(need, band_need(net, CONVOLUTION, channels, channels / 2, h, w, limit));
-        need = maximum(need, band_need(net, CONVOLUTION, 2 * channels, 4 * channels, h / 2, w / 2, limit));
+        need = maximum(need, band_need(net, DOWN, channels, channels / 2, h, w, limit));
+        need = maximum(need, band_need(net, UP, 2 * channels, 4 * channels, h / 2, w / 2, limit));
         need = maximum(need, stage_need(net, &net->decoder[i], h, w, slices, limit));
         need = maximum(need, band_need(net, FUSION, 2 * channels, 0, slices * (h / 2), w / 2, limit));
         if (net->config->arch == RSM_ARCH_RESMAP) {
@@ -536,40 +544,19 @@ static resmap_status run_stage(rsm_plan *plan, const stage *s, level_map f)
     return RESMAP_OK;
 }
 
-/* y = 3x3 convolution of x, of the same size. */
-static resmap_status convolve(rsm_plan *plan, rsm_vector weight, level_map x, level_map y, size_t c_in, size_t c_out)
+/* y = 3x3 convolution of x: of the same size, or one level down or up, by pixel-unshuffle or -shuffle. */
+static resmap_status convolve(rsm_plan *plan, operation what, rsm_vector weight, level_map x, level_map y, size_t c_in, size_t c_out)
 {
     rsm_vector scratch = {plan->scratch, 0};
-    size_t rows = band_rows(plan->net, CONVOLUTION, c_in, c_out, x.height, x.width, plan->scratch_count);
+    size_t rows = band_rows(plan->net, what, c_in, c_out, x.height, x.width, plan->scratch_count);
 
     RSM_TRY(ready_tensor(plan, &weight, 9 * c_in * c_out));
     for (size_t s = 0; s < x.slices; s++)
         for (size_t first = 0; first < x.height; first += rows) {
             size_t count = x.height - first < rows ? x.height - first : rows;
-            RSM_TRY(rsm_conv3x3(plan->device, slices_of(x, s, 1).map, weight, rows_of(slices_of(y, s, 1).map, x.width, first), scratch,
-                                c_in, c_out, x.height, x.width, first, count));
-        }
-    return RESMAP_OK;
-}
-
-/* Another resolution: a 3x3 convolution of `channels` channels to half as many (down) or twice as many, then half the
- * size and four times the channels by pixel-unshuffle, or the inverse. */
-static resmap_status resample(rsm_plan *plan, rsm_vector weight, level_map x, size_t channels, level_map y, int down)
-{
-    size_t c_out = down ? channels / 2 : 2 * channels;
-    size_t rows = band_rows(plan->net, CONVOLUTION, channels, c_out, x.height, x.width, plan->scratch_count);
-    rsm_vector scratch = {plan->scratch, 0};
-    size_t own = rsm_conv3x3_scratch(plan->device, channels, c_out, rows * x.width);
-    rsm_map product = {plan->scratch, own, rows * x.width, RSM_FP32};
-
-    RSM_TRY(ready_tensor(plan, &weight, 9 * channels * c_out));
-    for (size_t s = 0; s < x.slices; s++)
-        for (size_t first = 0; first < x.height; first += rows) {
-            size_t count = x.height - first < rows ? x.height - first : rows;
-            rsm_map from = slices_of(x, s, 1).map, to = rows_of(slices_of(y, s, 1).map, y.width, down ? first / 2 : 2 * first);
-            RSM_TRY(rsm_conv3x3(plan->device, from, weight, product, scratch, channels, c_out, x.height, x.width, first, count));
-            RSM_TRY(down ? rsm_pixel_unshuffle(plan->device, product, to, c_out, count, x.width)
-                         : rsm_pixel_shuffle(plan->device, product, to, c_out / 4, count, x.width));
+            rsm_map to = rows_of(slices_of(y, s, 1).map, y.width, first * y.height / x.height);
+            RSM_TRY(rsm_conv3x3(plan->device, slices_of(x, s, 1).map, weight, to, order_of(what), scratch, c_in, c_out, x.height,
+                                x.width, first, count));
         }
     return RESMAP_OK;
 }
@@ -629,11 +616,12 @@ resmap_status rsm_plan_encode(rsm_plan *plan, const float *slices, size_t count,
     plan->used = count;
     level = encoder0(plan);
     RSM_TRY(rsm_buffer_write(plan->device, plan->input, 0, slices, count * plan->height * plan->width));
-    RSM_TRY(convolve(plan, plan->net->patch_embed, feature_of(plan, plan->input, 0), level, 1, plan->config->dim));
+    RSM_TRY(convolve(plan, CONVOLUTION, plan->net->patch_embed, feature_of(plan, plan->input, 0), level, 1, plan->config->dim));
     RSM_TRY(run_stage(plan, &plan->net->encoder[0], level));
     for (int i = 0; i < 3; i++) {
         level_map next = feature_of(plan, plan->skip[i + 1], i + 1);
-        RSM_TRY(resample(plan, plan->net->down[i], level, level_channels(plan->net, i), next, 1));
+        size_t channels = level_channels(plan->net, i);
+        RSM_TRY(convolve(plan, DOWN, plan->net->down[i], level, next, channels, channels / 2));
         RSM_TRY(run_stage(plan, &plan->net->encoder[i + 1], next));
         level = next;
     }
@@ -657,7 +645,7 @@ resmap_status rsm_plan_decode(rsm_plan *plan, float *output)
         level_map next = feature_of(plan, plan->level0, i);
         size_t channels = level_channels(plan->net, i);
         if (plan->config->arch == RSM_ARCH_RESMAP) RSM_TRY(fuse(plan, &plan->net->fusion[i], level));
-        RSM_TRY(resample(plan, plan->net->up[i], level, 2 * channels, next, 0));
+        RSM_TRY(convolve(plan, UP, plan->net->up[i], level, next, 2 * channels, 4 * channels));
         if (i > 0) {
             level_map skip = feature_of(plan, plan->skip[i], i);
             RSM_TRY(reduce(plan, plan->net->reduce[i], next, skip, channels));
@@ -667,7 +655,7 @@ resmap_status rsm_plan_decode(rsm_plan *plan, float *output)
         level = next;
     }
     RSM_TRY(run_stage(plan, &plan->net->refinement, whole));
-    RSM_TRY(convolve(plan, plan->net->output_conv, whole, result, 2 * plan->config->dim, 1));
+    RSM_TRY(convolve(plan, CONVOLUTION, plan->net->output_conv, whole, result, 2 * plan->config->dim, 1));
     RSM_TRY(rsm_add(plan->device, input.map, result.map, 1, pixels));
     return rsm_buffer_read(plan->device, result.map.buffer, 0, output, pixels);
 }

@@ -104,7 +104,7 @@ static resmap_status run(rsm_device *device, rsm_tunable what, int with_bias, rs
                                     (rsm_vector){y, sums}, (rsm_vector){scratch, 0}, n, HEADS, 1);
     case RSM_TUNE_CONV_THIN:
     case RSM_TUNE_CONV:
-        return rsm_conv3x3(device, input, weight, output, (rsm_vector){scratch, 0}, CONV_IN, conv_out(what),
+        return rsm_conv3x3(device, input, weight, output, RSM_PLAIN, (rsm_vector){scratch, 0}, CONV_IN, conv_out(what),
                            ROWS + 2, WIDTH, 1, ROWS);
     case RSM_TUNE_BANDS:
     case RSM_TUNABLES: break;

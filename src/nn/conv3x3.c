@@ -34,9 +34,16 @@ static int takes_columns(const rsm_device *device, size_t c_in, size_t c_out)
     return !rsm_device_is_reference(device) && choose(device, c_in, c_out).values[2] == 0;
 }
 
-size_t rsm_conv3x3_scratch(const rsm_device *device, size_t c_in, size_t c_out, size_t count)
+/* Products and the reference store plainly; what they made is reordered afterwards. */
+static int stores_in(const rsm_device *device, size_t c_in, size_t c_out, rsm_order order)
 {
-    return takes_columns(device, c_in, c_out) ? 9 * c_in * count : 0;
+    return order == RSM_PLAIN || (!rsm_device_is_reference(device) && !takes_columns(device, c_in, c_out));
+}
+
+size_t rsm_conv3x3_scratch(const rsm_device *device, size_t c_in, size_t c_out, size_t count, rsm_order order)
+{
+    const size_t columns = takes_columns(device, c_in, c_out) ? 9 * c_in * count : 0;
+    return columns + (stores_in(device, c_in, c_out, order) ? 0 : c_out * count);
 }
 
 /* y[p] += the row x convolved with three numbers. */
@@ -65,16 +72,17 @@ static void reference(rsm_map x, rsm_vector w, rsm_map y, size_t c_in, size_t c_
 }
 
 static resmap_status direct(rsm_device *device, const rsm_variant *variant, rsm_map x, rsm_vector w,
-                            rsm_map y, size_t c_in, size_t c_out, size_t height, size_t width,
+                            rsm_map y, rsm_order order, size_t c_in, size_t c_out, size_t height, size_t width,
                             size_t first_row, size_t rows)
 {
+    static const char *const orders[] = {"PLAIN", "SHUFFLE", "UNSHUFFLE"};
     char options[64];
     rsm_kernel *kernel;
     const rsm_cut cut = rsm_cut_tuned(device, variant, width);
     const size_t held = (size_t)variant->values[3];
     const size_t channels = c_out < (size_t)variant->values[2] ? c_out : (size_t)variant->values[2];
     const size_t tiles = (rows + held - 1) / held, blocks = (c_out + channels - 1) / channels;
-    snprintf(options, sizeof options, "-DCHANNELS=%d -DROWS=%d", (int)channels, (int)held);
+    snprintf(options, sizeof options, "-DCHANNELS=%d -DROWS=%d -DORDER=%s", (int)channels, (int)held, orders[order]);
     if (cut.columns > 1) {
         const size_t global[3] = {cut.columns, tiles, blocks};
         RSM_TRY(rsm_cut_kernel(device, "conv3x3", "conv3x3_pixel", &cut, options, &kernel));
@@ -111,21 +119,45 @@ static resmap_status by_columns(rsm_device *device, rsm_map x, rsm_vector w, rsm
                     rsm_map_matrix(y, count), 0);
 }
 
-resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch,
-                          size_t c_in, size_t c_out, size_t height, size_t width, size_t first_row,
-                          size_t rows)
+/* What is wrong with the sizes; NULL: nothing. */
+static const char *bad_size(rsm_order order, size_t c_out, size_t height, size_t width, size_t first_row, size_t rows)
+{
+    if (first_row > height || rows > height - first_row) return "no such rows";
+    if (order == RSM_SHUFFLE && c_out % 4 != 0) return "channels that are not in fours cannot be shuffled";
+    if (order == RSM_UNSHUFFLE && (rows % 2 != 0 || width % 2 != 0)) return "odd sizes cannot be unshuffled";
+    return NULL;
+}
+
+/* The result, made plainly after the scratch that making it takes, then reordered. */
+static resmap_status reordered(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_order order, rsm_vector scratch,
+                               size_t c_in, size_t c_out, size_t height, size_t width, size_t first_row, size_t rows)
+{
+    const size_t count = rows * width;
+    const rsm_map plain = {scratch.buffer, scratch.offset + rsm_conv3x3_scratch(device, c_in, c_out, count, RSM_PLAIN), count,
+                           RSM_FP32};
+    RSM_TRY(rsm_conv3x3(device, x, w, plain, RSM_PLAIN, scratch, c_in, c_out, height, width, first_row, rows));
+    return order == RSM_SHUFFLE ? rsm_pixel_shuffle(device, plain, y, c_out / 4, rows, width)
+                                : rsm_pixel_unshuffle(device, plain, y, c_out, rows, width);
+}
+
+resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_order order, rsm_vector scratch,
+                          size_t c_in, size_t c_out, size_t height, size_t width, size_t first_row, size_t rows)
 {
     const double weights = 9 * (double)c_in * (double)c_out;
     const size_t count = rows * width;
+    const char *bad = bad_size(order, c_out, height, width, first_row, rows);
     resmap_status status = RESMAP_OK;
-    if (c_in == 0 || c_out == 0 || rows == 0 || width == 0) return RESMAP_OK;
-    if (first_row > height || rows > height - first_row) {
-        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "convolution: rows %zu to %zu of %zu",
-                        first_row, first_row + rows, height);
+    if (bad) {
+        return rsm_fail(rsm_device_env(device), RESMAP_INTERNAL, "convolution to %zu channels, rows %zu to %zu of %zu x %zu: %s",
+                        c_out, first_row, first_row + rows, height, width, bad);
     }
+    if (c_in == 0 || c_out == 0 || rows == 0 || width == 0) return RESMAP_OK;
     RSM_TRY(rsm_check_fp32(device, "convolution", x, c_in, height * width));
-    RSM_TRY(rsm_check_fp32(device, "convolution", y, c_out, count));
+    RSM_TRY(rsm_check_fp32(device, "convolution", y, order == RSM_SHUFFLE ? c_out / 4 : order == RSM_UNSHUFFLE ? 4 * c_out : c_out,
+                           order == RSM_SHUFFLE ? 4 * count : order == RSM_UNSHUFFLE ? count / 4 : count));
     RSM_TRY(rsm_check_vector(device, "convolution", w, 9 * c_in * c_out));
+    if (!stores_in(device, c_in, c_out, order))
+        return reordered(device, x, w, y, order, scratch, c_in, c_out, height, width, first_row, rows);
     RSM_TRY(rsm_profile_next(device, "conv3x3", c_out, c_in, 2 * weights * (double)count,
                              weights + rsm_map_size(x, c_in, count) + rsm_map_size(y, c_out, count)));
     if (rsm_device_is_reference(device)) {
@@ -136,7 +168,7 @@ resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y
         rsm_profile_hold(device, 0);
     } else {
         const rsm_variant variant = choose(device, c_in, c_out);
-        status = direct(device, &variant, x, w, y, c_in, c_out, height, width, first_row, rows);
+        status = direct(device, &variant, x, w, y, order, c_in, c_out, height, width, first_row, rows);
     }
     return status;
 }

@@ -73,13 +73,17 @@ resmap_status rsm_attention_sums(rsm_device *device, rsm_map q, rsm_map k, size_
 resmap_status rsm_attention_matrix(rsm_device *device, rsm_vector sums, rsm_vector temperature, rsm_vector w, rsm_vector out,
                                    rsm_vector scratch, size_t channels, size_t heads, size_t slices);
 
+/* How a convolution's result is stored: as it is, or pixel-shuffled by 2 (below) or unshuffled. */
+typedef enum rsm_order { RSM_PLAIN, RSM_SHUFFLE, RSM_UNSHUFFLE } rsm_order;
+
 /* 3x3 convolution, zero padding, of the rows first_row … first_row + rows - 1 of an image of `height` x `width` whose whole
- * map is x: y (count = rows * width elements a channel), which may not overlap x. w: [c_out, c_in, 3, 3]. scratch:
- * rsm_conv3x3_scratch(...) elements, which the variant taken decides. */
+ * map is x: y (count = rows * width elements for each of the c_out channels, in that order), which may not overlap x. w: [c_out,
+ * c_in, 3, 3]. RSM_SHUFFLE: c_out in fours; RSM_UNSHUFFLE: rows and width even. scratch: rsm_conv3x3_scratch(...) elements, which the
+ * variant taken decides. */
 rsm_tunable rsm_conv3x3_tunable(size_t c_in, size_t c_out);
-size_t rsm_conv3x3_scratch(const rsm_device *device, size_t c_in, size_t c_out, size_t count);
-resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_vector scratch, size_t c_in, size_t c_out,
-                          size_t height, size_t width, size_t first_row, size_t rows);
+size_t rsm_conv3x3_scratch(const rsm_device *device, size_t c_in, size_t c_out, size_t count, rsm_order order);
+resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y, rsm_order order, rsm_vector scratch,
+                          size_t c_in, size_t c_out, size_t height, size_t width, size_t first_row, size_t rows);
 
 /* y[c, 2r + i, 2s + j] = x[4c + 2i + j, r, s], i, j in 0, 1: x has 4 * channels channels of rows x width, y `channels` of
  * 2 rows x 2 width. y: plane and offset as any map's. */
