@@ -732,19 +732,29 @@ static void run_cascade(rsm_network *net, const tensor *input, const resmap_opti
     free(data);
 }
 
+/* As make_network.py's EVIDENCE. */
+static void hear_field(resmap_model *model)
+{
+    model->config.field_order = 3;
+    model->config.evidence_weight = 3;
+    model->config.evidence_spread = 0.6;
+}
+
 START_TEST(cascades)
 {
     static const struct { const char *name; int steps, by_slice, scale; const char *order; } runs[] = {
         {"slice", 3, 1, 0, NULL}, {"volume", 3, 0, 0, NULL}, {"forced", -1, 0, 0, "bias,noise"},
         {"scaled_volume", 2, 0, 1, NULL}, {"scaled_slice", 3, 1, 1, NULL},
         {"fitted_forced", -1, 0, 0, "bias,noise"}, {"fitted_slice", 3, 1, 1, NULL},
-        {"again_forced", -1, 0, 0, "bias,noise"}, {"again_slice", 3, 1, 1, NULL}};
+        {"again_forced", -1, 0, 0, "bias,noise"}, {"again_slice", 3, 1, 1, NULL},
+        {"heard_volume", 2, 0, 1, NULL}, {"heard_slice", 3, 1, 1, NULL}};
     resmap_model *model = open_model("cascade");
     tensors *io = tensors_open("cascade.io");
     double magnified = 1, error;
 
     if (strncmp(runs[_i].name, "fitted_", 7) == 0) model->config.field_order = 3;
     if (strncmp(runs[_i].name, "again_", 6) == 0) model->config.field_order = model->config.field_passes = 3;
+    if (strncmp(runs[_i].name, "heard_", 6) == 0) hear_field(model);
     for (int d = 0; d < all_devices(); d++) {
         const char *name = runs[_i].name;
         const tensor *input = tensors_get(io, "%s.input", name), *expected = tensors_get(io, "%s.output", name);
@@ -791,6 +801,40 @@ START_TEST(cascades)
         resmap_image_free(output);
         rsm_network_free(net);
         ck_assert_uint_eq(rsm_device_bytes(devices[d].device), 0);
+    }
+    tensors_close(io);
+    rsm_model_free(model);
+}
+END_TEST
+
+/* What classifying alone says of each slice, and of the volume; the field heard or not, whatever the prompts of steps. */
+START_TEST(classified)
+{
+    const char *name = _i == 0 ? "scaled_volume" : "heard_volume";
+    resmap_model *model = open_model("cascade");
+    tensors *io = tensors_open("cascade.io");
+    const tensor *input = tensors_get(io, "%s.input", name), *expected = tensors_get(io, "%s.probabilities", name);
+
+    if (_i == 1) hear_field(model);
+    for (int d = 0; d < all_devices(); d++) {
+        size_t shape[4] = {input->shape[2], input->shape[1], input->shape[0], 1}, classes = expected->shape[2];
+        float *data = floats(input->values, input->count);
+        struct resmap_image *image;
+        resmap_report *report = calloc(1, sizeof *report);
+        resmap_options options;
+        rsm_network *net;
+        resmap_options_init(&options);
+        options.prompt_sample = 1;
+        OK(rsm_image_create(&env, data, shape, NULL, &image));
+        OK(rsm_network_create(devices[d].device, model, RSM_FP32, &net));
+        OK(rsm_cascade_run(&env, &net, 1, image, NULL, &options, 1, NULL, report));
+        for (size_t s = 0; s < input->shape[0]; s++)
+            for (size_t k = 0; k < classes; k++)
+                ck_assert_double_eq_tol(report->volumes[0].slices[s].probabilities[k], expected->values[s * classes + k], 1e-4);
+        rsm_network_free(net);
+        resmap_report_free(report);
+        resmap_image_free(image);
+        free(data);
     }
     tensors_close(io);
     rsm_model_free(model);
@@ -889,7 +933,7 @@ START_TEST(shipped_weights)
     resmap_model *model = open_model("/resmap-s");
     tensors *io = tensors_open("shipped.io");
     const tensor *input = tensors_get(io, "input");
-    const tensor *probabilities = tensors_get(io, "probabilities");
+    const tensor *probabilities = tensors_get(io, "heard");
 
     for (int d = 0; d < all_devices(); d++) {
         rsm_network *net;
@@ -1142,7 +1186,8 @@ int main(void)
     tcase_add_test(tests, slices_together);
     tcase_add_test(tests, encodings);
     tcase_add_test(tests, workers);
-    tcase_add_loop_test(tests, cascades, 0, 9);
+    tcase_add_loop_test(tests, cascades, 0, 11);
+    tcase_add_loop_test(tests, classified, 0, 2);
     tcase_add_test(tests, own_fields);
     tcase_add_loop_test(tests, field_not_finite, 0, 2);
     tcase_add_test(tests, single_steps);

@@ -585,6 +585,14 @@ START_TEST(model_configuration)
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_passes\": 2", "field_passes need field_order"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_passes\": 0", "field_passes"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_passes\": 9", "field_passes"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_evidence\": {\"weight\": 1, \"spread\": 1}", "field_evidence needs field_order"},
+        {"{\"bias\": 64}", "{\"bias\": 64, \"noise\": 64}, \"field_order\": 3, \"field_evidence\": {\"weight\": 1, \"spread\": 1}",
+         "field_evidence needs field_order, one class"},
+        {"{\"bias\": 64}", "{\"clean\": 64}, \"field_order\": 3, \"field_evidence\": {\"weight\": 1, \"spread\": 1}",
+         "another that is clean"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_evidence\": {\"weight\": 0, \"spread\": 1}", "a weight above 0"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_evidence\": {\"weight\": 1, \"spread\": 11}", "a spread above 0"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_evidence\": 3", "field_evidence is not an object"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 2", "classifier.fc1.weight"},
     };
 

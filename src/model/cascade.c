@@ -69,6 +69,8 @@ typedef struct cascade {
     float *shrunken_pooled;      /* slices x pooled: of the shrunken views */
     int *shrunken_classes;       /* what this step restores of slices by their shrunken views; -1: of others */
     double *ratios;              /* slices x shrunken pixels: this pass's fields, 0 off the foreground; or NULL */
+    int field_class;             /* the class that the volume's field tells from "clean", -1: none; */
+    double evidence;             /* and what is added to the logarithm of its odds */
 
     /* One step. */
     size_t frame;
@@ -202,6 +204,17 @@ static resmap_status decode(worker *w, rsm_view *view, float *output)
     return status;
 }
 
+/* What the volume's field says, which no slice alone shows: it moves its class's odds against "clean". Their joint probability stays,
+ * so that other artifacts are recognised as before. */
+static void hear_field(const cascade *c, double *probabilities)
+{
+    double *field = &probabilities[c->field_class], *clean = &probabilities[c->config->clean], both = *field + *clean;
+
+    if (!(both > 0)) return;
+    *field = both / (1 + exp(-(log(*field / *clean) + c->evidence)));
+    *clean = both - *field;
+}
+
 /* Encodes loaded slice s, whose shrunken view has been (encode_shrunken), and fills in its probabilities. */
 static resmap_status classify_slice(worker *w, size_t s)
 {
@@ -216,8 +229,11 @@ static resmap_status classify_slice(worker *w, size_t s)
     for (size_t k = 1; k < classes; k++) most = fmax(most, logits[k]);
     for (size_t k = 0; k < classes; k++) sum += probabilities[k] = exp(logits[k] - most);
     for (size_t k = 0; k < classes; k++) probabilities[k] /= sum;
-    if (isfinite(sum)) return RESMAP_OK;
-    return rsm_fail(w->env, RESMAP_DEVICE_FAILED, "%s: the probabilities of its classes are not finite%s", w->cascade->input_name, advice(w));
+    if (!isfinite(sum))
+        return rsm_fail(w->env, RESMAP_DEVICE_FAILED, "%s: the probabilities of its classes are not finite%s", w->cascade->input_name,
+                        advice(w));
+    if (c->field_class >= 0) hear_field(c, probabilities);
+    return RESMAP_OK;
 }
 
 static int argmax(const double *values, size_t count)
@@ -244,6 +260,15 @@ static resmap_status set_prompt(worker *w, int class_index, size_t slice)
     w->prompt_class = class_index;
     w->prompt_draw = draw;
     return RESMAP_OK;
+}
+
+/* Sets the mean prompt of a class, whatever the options ask of the steps' prompts. */
+static resmap_status set_centroid(worker *w, int class_index)
+{
+    if (!w->cascade->options->prompt_sample) return set_prompt(w, class_index, 0);
+    w->prompt_class = -1;
+    rsm_model_prompt(w->cascade->model, class_index, 0, 0, 0, w->prompt);
+    return rsm_network_set_prompt(w->net, w->prompt);
 }
 
 /* Restores the loaded slice by the prompt that is set, into w->result. kept: its encoding, or NULL; `encoded`: the view holds it
@@ -365,18 +390,24 @@ static resmap_status each_slice(cascade *c, const char *what, resmap_status (*ru
     return rsm_share(c->env, &work, c->sharers, c->worker_count);
 }
 
-/* Fits one field to what the slices of this pass have noted, and multiplies them by it. *spread: how much it varies; NULL:
- * nobody asks. */
+/* Fits one field to what the slices of this pass have noted. */
+static resmap_status fit_volume_field(const cascade *c, rsm_volume_field *field)
+{
+    *field = (rsm_volume_field){.order = c->config->field_order, .slices = c->slicing.slices,
+                                .height = c->slicing.height, .width = c->slicing.width,
+                                .small_height = c->shrunken_height, .small_width = c->shrunken_width};
+    return rsm_volume_field_fit(c->env, field, c->ratios);
+}
+
+/* Multiplies the slices of this pass by the field fitted to them. *spread: how much it varies; NULL: nobody asks. */
 static resmap_status apply_volume_field(cascade *c, double *spread)
 {
     worker *w = &c->workers[0];  /* its slices are free */
     float *slice = w->slice, *mask = c->mask != NULL ? w->slice_mask : NULL;
     size_t count = shrunken_count(c);
-    rsm_volume_field field = {.order = c->config->field_order, .slices = c->slicing.slices,
-                              .height = c->slicing.height, .width = c->slicing.width,
-                              .small_height = c->shrunken_height, .small_width = c->shrunken_width};
+    rsm_volume_field field;
 
-    RSM_TRY(rsm_volume_field_fit(c->env, &field, c->ratios));
+    RSM_TRY(fit_volume_field(c, &field));
     if (spread != NULL) *spread = field.spread;
     for (size_t s = 0; s < c->slicing.slices; s++) {
         size_t noted = 0;
@@ -436,26 +467,6 @@ static void load_shrunken(worker *w, size_t s, size_t k)
     rsm_shrink(w->slice, c->slicing.height, c->slicing.width, w->small + k * shrunken_count(c), c->shrunken_height, c->shrunken_width);
 }
 
-static resmap_status encode_batch(void *data, size_t i, size_t piece)
-{
-    cascade *c = data;
-    worker *w = &c->workers[i];
-    size_t count, pooled = rsm_network_pooled_count(w->net);
-    const size_t *slices = batch_of(c, piece, &count);
-
-    for (size_t k = 0; k < count; k++) load_shrunken(w, slices[k], k);
-    RSM_TRY(encode(w, w->shrunken, w->small, count, w->pooled));
-    for (size_t k = 0; k < count; k++)
-        memcpy(c->shrunken_pooled + slices[k] * pooled, w->pooled + k * pooled, pooled * sizeof *w->pooled);
-    return RESMAP_OK;
-}
-
-/* What the classifier needs of the shrunken views of every slice whose rank is not negative. */
-static resmap_status encode_shrunken(cascade *c, int (*rank)(const void *, size_t, size_t))
-{
-    return c->config->classifier_views == 2 ? each_batch(c, "classify shrunken slices", encode_batch, rank) : RESMAP_OK;
-}
-
 /* Does the step multiply the volume by one field, when all its slices are done? */
 static int fits_field(const cascade *c)
 {
@@ -472,6 +483,53 @@ static resmap_status note_field(worker *w, size_t s, size_t k)
 
     RSM_TRY(rsm_field_ratio(w->env, before, after, c->shrunken_height, c->shrunken_width, threshold(c), ratio));
     for (size_t p = 0; p < count; p++) ratio[p] = (double)before[p] > threshold(c) ? rsm_field_limited(ratio[p]) : 0;
+    return RESMAP_OK;
+}
+
+/* Decodes a batch that has been encoded, by the prompt that is set. */
+static resmap_status decode_batch(worker *w, const size_t *slices, size_t count)
+{
+    size_t pixels = shrunken_count(w->cascade);
+
+    RSM_TRY(decode(w, w->shrunken, w->small_result));
+    for (size_t k = 0; k < count; k++)
+        for (size_t p = 0; p < pixels; p++)                      /* clamping a field would hide it */
+            if (!isfinite(w->small_result[k * pixels + p])) return not_finite(w, slices[k]);
+    return RESMAP_OK;
+}
+
+static resmap_status encode_batch(void *data, size_t i, size_t piece)
+{
+    cascade *c = data;
+    worker *w = &c->workers[i];
+    size_t count, pooled = rsm_network_pooled_count(w->net);
+    const size_t *slices = batch_of(c, piece, &count);
+
+    for (size_t k = 0; k < count; k++) load_shrunken(w, slices[k], k);
+    RSM_TRY(encode(w, w->shrunken, w->small, count, w->pooled));
+    for (size_t k = 0; k < count; k++)
+        memcpy(c->shrunken_pooled + slices[k] * pooled, w->pooled + k * pooled, pooled * sizeof *w->pooled);
+    if (c->field_class < 0) return RESMAP_OK;
+    RSM_TRY(set_centroid(w, c->field_class));
+    RSM_TRY(decode_batch(w, slices, count));
+    for (size_t k = 0; k < count; k++) RSM_TRY(note_field(w, slices[k], k));
+    return RESMAP_OK;
+}
+
+/* What the classifier needs of the shrunken views of every slice whose rank is not negative. */
+static resmap_status encode_shrunken(cascade *c, int (*rank)(const void *, size_t, size_t))
+{
+    static const double least = 1e-3;            /* a spread of nothing at all */
+    rsm_volume_field field;
+
+    if (c->config->classifier_views < 2 && c->field_class < 0) return RESMAP_OK;
+    if (c->field_class >= 0) memset(c->ratios, 0, c->slicing.slices * shrunken_count(c) * sizeof *c->ratios);
+    RSM_TRY(each_batch(c, "classify shrunken slices", encode_batch, rank));
+    if (c->field_class < 0) return RESMAP_OK;
+    RSM_TRY(fit_volume_field(c, &field));
+    rsm_log(c->env, RESMAP_LOG_INFO, "step %d: the field that a step of %s would take varies by %.4f within slices", c->step + 1,
+            c->config->classes[c->field_class], field.within);
+    c->evidence = c->config->evidence_weight * log(fmax(field.within, least) / c->config->evidence_spread);
     return RESMAP_OK;
 }
 
@@ -498,12 +556,9 @@ static resmap_status restore_together(worker *w, const size_t *slices, size_t co
     RSM_TRY(set_prompt(w, c->shrunken_classes[slices[0]], c->by_slice ? slices[0] : 0));
     for (size_t k = 0; k < count; k++) load_shrunken(w, slices[k], k);
     RSM_TRY(encode(w, w->shrunken, w->small, count, NULL));
-    RSM_TRY(decode(w, w->shrunken, w->small_result));
-    for (size_t k = 0; k < count; k++) {
-        for (size_t p = 0; p < shrunken_count(c); p++)           /* clamping a field would hide it */
-            if (!isfinite(w->small_result[k * shrunken_count(c) + p])) return not_finite(w, slices[k]);
+    RSM_TRY(decode_batch(w, slices, count));
+    for (size_t k = 0; k < count; k++)
         RSM_TRY(fits_field(c) ? note_field(w, slices[k], k) : apply_own_field(w, slices[k], k));
-    }
     return RESMAP_OK;
 }
 
@@ -1107,6 +1162,16 @@ static resmap_status make_workers(cascade *c, rsm_network *const *networks, size
     return RESMAP_OK;
 }
 
+/* The class that the volume's field speaks for. */
+static int field_class(const rsm_config *config)
+{
+    size_t k = 0;
+
+    if (!(config->evidence_weight > 0)) return -1;
+    while (config->class_pixels[k] == 0) k++;
+    return (int)k;
+}
+
 resmap_status rsm_cascade_run(rsm_env *env, rsm_network *const *networks, size_t count,
                               const struct resmap_image *input, const struct resmap_image *mask,
                               const resmap_options *options, int classify_only, struct resmap_image *output,
@@ -1121,6 +1186,7 @@ resmap_status rsm_cascade_run(rsm_env *env, rsm_network *const *networks, size_t
     c.options = options;
     c.shape = input->shape;
     c.input_name = input->path != NULL ? input->path : "image";
+    c.field_class = field_class(c.config);
     RSM_CHECK(choose_steps(&c));
     if (classify_only && c.config->class_count == 0) {
         status = rsm_fail(c.env, RESMAP_BAD_ARGUMENT, "%s: a restormer model does not classify",

@@ -13,6 +13,12 @@ static json_t *four(const size_t values[4])
                      (json_int_t)values[3]);
 }
 
+static json_t *evidence(const rsm_config *config)
+{
+    if (!(config->evidence_weight > 0)) return json_null();
+    return json_pack("{s:o, s:o}", "weight", rsm_json_number(config->evidence_weight), "spread", rsm_json_number(config->evidence_spread));
+}
+
 /* What only the whole architecture has; 0, or -1 when memory ran out. */
 static int add_classes(const resmap_model *model, json_t *root)
 {
@@ -34,6 +40,7 @@ static int add_classes(const resmap_model *model, json_t *root)
     failed |= json_object_set_new(root, "class_pixels", pixels);
     failed |= json_object_set_new(root, "field_order", json_integer((json_int_t)config->field_order));
     failed |= json_object_set_new(root, "field_passes", json_integer((json_int_t)config->field_passes));
+    failed |= json_object_set_new(root, "field_evidence", evidence(config));
     failed |=
         json_object_set_new(root, "classifier_views", json_integer((json_int_t)config->classifier_views));
     failed |=
@@ -86,6 +93,9 @@ static void print_classes(FILE *out, const resmap_model *model)
 
     fprintf(out, "  classifier    %zu hidden units, %s\n", config->classifier_hidden,
             config->classifier_views == 2 ? "sees the full and the shrunken slice" : "sees the full slice");
+    if (config->evidence_weight > 0)
+        fprintf(out, "                and hears, with weight %g, whether the volume's field varies by more than %g\n", config->evidence_weight,
+                config->evidence_spread);
     fprintf(out, "  prompts       features of %zu numbers\n", config->text_dim);
     for (size_t c = 0; c < config->class_count; c++) {
         fprintf(out, "  class %zu       %s: %zu prompts", c, config->classes[c],

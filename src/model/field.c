@@ -187,9 +187,9 @@ static void solve(double (*m)[RSM_FIELD_TERMS], double *v, size_t n)
     }
 }
 
-/* Calls `use` with every foreground sample: its products and its ratio. */
+/* Calls `use` with every foreground sample: its slice, its products and its ratio. */
 static size_t each_sample(const rsm_volume_field *f, const double *ratios,
-                          void (*use)(void *, const double *, size_t, double), void *data)
+                          void (*use)(void *, size_t, const double *, size_t, double), void *data)
 {
     double z[RSM_FIELD_ORDER + 1], y[RSM_FIELD_ORDER + 1], x[RSM_FIELD_ORDER + 1], p[RSM_FIELD_TERMS];
     size_t samples = 0;
@@ -202,7 +202,7 @@ static size_t each_sample(const rsm_volume_field *f, const double *ratios,
                 double ratio = ratios[(s * f->small_height + i) * f->small_width + j];
                 if (!(ratio > 0)) continue;
                 legendre(small_coordinate(j, f->small_width, f->width), f->order, x);
-                use(data, p, products(f->order, z, y, x, p), ratio);
+                use(data, s, p, products(f->order, z, y, x, p), ratio);
                 samples++;
             }
         }
@@ -215,11 +215,12 @@ typedef struct equations {
     double matrix[RSM_FIELD_TERMS][RSM_FIELD_TERMS], right[RSM_FIELD_TERMS];
 } equations;
 
-static void add_equation(void *data, const double *p, size_t terms, double ratio)
+static void add_equation(void *data, size_t s, const double *p, size_t terms, double ratio)
 {
     equations *e = data;
     double value = log(ratio);
 
+    (void)s;
     e->terms = terms;
     for (size_t i = 0; i < terms; i++) {
         e->right[i] += p[i] * value;
@@ -230,6 +231,9 @@ static void add_equation(void *data, const double *p, size_t terms, double ratio
 typedef struct mean_field {
     const double *coefficients;
     double sum, logs, squares;   /* of reciprocals, of logarithms and of their squares */
+    size_t slice, count;         /* the slice that the samples have come to, how many of them are in it, */
+    double slice_logs;           /* and the sum of their logarithms */
+    double means;                /* of the slices before: the sum of count * mean² */
 } mean_field;
 
 static double field_of(double exponent)
@@ -237,24 +241,35 @@ static double field_of(double exponent)
     return rsm_field_limited(exp(exponent));
 }
 
-static void add_field(void *data, const double *p, size_t terms, double ratio)
+static void end_slice(mean_field *m)
+{
+    if (m->count > 0) m->means += m->slice_logs * m->slice_logs / (double)m->count;
+    m->count = 0;
+    m->slice_logs = 0;
+}
+
+static void add_field(void *data, size_t s, const double *p, size_t terms, double ratio)
 {
     mean_field *m = data;
     double exponent = 0, value, logarithm;
 
     (void)ratio;
+    if (s != m->slice) end_slice(m);
+    m->slice = s;
     for (size_t i = 0; i < terms; i++) exponent += m->coefficients[i] * p[i];
     value = field_of(exponent);
     m->sum += 1 / value;
     logarithm = log(value);
     m->logs += logarithm;
     m->squares += logarithm * logarithm;
+    m->count++;
+    m->slice_logs += logarithm;
 }
 
 resmap_status rsm_volume_field_fit(rsm_env *env, rsm_volume_field *f, const double *ratios)
 {
     equations *e = calloc(1, sizeof *e);
-    mean_field mean = {f->coefficients, 0, 0, 0};
+    mean_field mean = {.coefficients = f->coefficients};
     size_t samples;
 
     if (e == NULL) return rsm_no_memory(env, sizeof *e);
@@ -265,11 +280,13 @@ resmap_status rsm_volume_field_fit(rsm_env *env, rsm_volume_field *f, const doub
     memcpy(f->coefficients, e->right, e->terms * sizeof *e->right);
     free(e);
     each_sample(f, ratios, add_field, &mean);
+    end_slice(&mean);
     f->factor = samples > 0 ? mean.sum / (double)samples : 1;
-    f->spread = 0;
+    f->spread = f->within = 0;
     if (samples > 0) {
         double n = (double)samples, log_mean = mean.logs / n;
         f->spread = sqrt(fmax(mean.squares / n - log_mean * log_mean, 0));
+        f->within = sqrt(fmax((mean.squares - mean.means) / n, 0));
     }
     return RESMAP_OK;
 }

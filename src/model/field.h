@@ -41,6 +41,7 @@ typedef struct rsm_volume_field {
     double coefficients[RSM_FIELD_TERMS];
     double factor;               /* mean of exp -P */
     double spread;               /* standard deviation of the field's logarithm over the foreground */
+    double within;               /* the same about the means of the slices: what slices show of it, however few there are */
 } rsm_volume_field;
 
 /* Fits `field`, whose order (1 to RSM_FIELD_ORDER) and sizes are set. ratios: slices x small_height x

@@ -240,6 +240,22 @@ static resmap_status read_views(rsm_env *env, const char *name, const json_t *ro
     return RESMAP_OK;
 }
 
+static resmap_status read_evidence(rsm_env *env, const char *name, const json_t *root, rsm_config *config)
+{
+    const json_t *evidence = json_object_get(root, "field_evidence");
+    size_t fields = 0;
+
+    if (evidence == NULL) return RESMAP_OK;
+    for (size_t c = 0; c < config->class_count; c++) fields += config->class_pixels[c] > 0;
+    if (fields != 1 || config->field_order == 0 || config->clean < 0 || config->class_pixels[config->clean] > 0)
+        return bad(env, name, "field_evidence needs field_order, one class with class_pixels, and another that is clean");
+    config->evidence_weight = json_number_value(json_object_get(evidence, "weight"));
+    config->evidence_spread = json_number_value(json_object_get(evidence, "spread"));
+    if (!(config->evidence_weight > 0 && config->evidence_weight <= 100 && config->evidence_spread > 0 && config->evidence_spread <= 10))
+        return bad(env, name, "field_evidence is not an object of a weight above 0, up to 100, and a spread above 0, up to 10");
+    return RESMAP_OK;
+}
+
 static resmap_status read_config(rsm_env *env, const char *name, const json_t *root, rsm_config *config)
 {
     const char *arch = json_string_value(json_object_get(root, "arch"));
@@ -292,7 +308,8 @@ static resmap_status read_config(rsm_env *env, const char *name, const json_t *r
     RSM_TRY(read_size(env, name, "text_dim", json_object_get(root, "text_dim"), 1, MAX_TEXT_DIM,
                       &config->text_dim));
     RSM_TRY(read_classes(env, name, json_object_get(root, "classes"), config));
-    return read_views(env, name, root, config);
+    RSM_TRY(read_views(env, name, root, config));
+    return read_evidence(env, name, root, config);
 }
 
 /* ---- The tensors against the configuration ---- */

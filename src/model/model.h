@@ -50,6 +50,8 @@ typedef struct rsm_config {
     size_t classifier_views;     /* 1 or 2 */
     size_t field_passes;         /* that such a step makes at most, 1… */
     size_t field_order;          /* of the polynomial that a step's fields are fitted by over the volume; 0: none is */
+    double evidence_weight;      /* of that field in telling its class from "clean", 0: none; and the spread within slices */
+    double evidence_spread;      /* that speaks for neither */
     size_t classifier_hidden;
 } rsm_config;
 

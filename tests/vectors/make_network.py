@@ -153,6 +153,9 @@ def resmap(case, seed, dtype, shapes, description, **config):
     write_io(case, description, **io)
 
 
+EVIDENCE = {"weight": 3.0, "spread": 0.6}
+
+
 def cascade(case, dtype, **config):
     """Searches a seed whose decisions vary over slices and steps and are not close calls, and whose field is strong enough for
     further passes, but not so wild that rounding is magnified."""
@@ -200,9 +203,11 @@ def cascade(case, dtype, **config):
             "fitted_forced": (v, 3, "volume", False, ["bias", "noise"]),
             "fitted_slice": (np.round(v * 900).astype(np.float32), 3, "slice", True, None)}
     runs.update({"again" + k[6:]: x for k, x in runs.items() if k.startswith("fitted_")})
+    runs.update(heard_volume=runs["scaled_volume"], heard_slice=runs["scaled_slice"])
     for name, (x, steps, decide, scale, order) in runs.items():
-        net.field_order = 3 if name.startswith(("fitted_", "again_")) else 0
+        net.field_order = 3 if name.startswith(("fitted_", "again_", "heard_")) else 0
         net.field_passes = 3 if name.startswith("again_") else 1
+        net.field_evidence = EVIDENCE if name.startswith("heard_") else None
         out, trace = r.cascade(x, steps, decide, scale, order)
         io[name + ".input"], io[name + ".output"] = np.asarray(x, np.float32), out
         io[name + ".decisions"] = np.stack([t["decisions"] for t in trace]).astype(np.int32)
@@ -210,11 +215,13 @@ def cascade(case, dtype, **config):
         io[name + ".numbers"] = np.array([t["numbers"] for t in trace])
         if order is None:
             io[name + ".probabilities"] = np.stack([t["probabilities"] for t in trace])
+            print(name, [np.round(t["probabilities"], 2).tolist() for t in trace])
         print(name, io[name + ".decisions"].tolist(), "max", np.abs(out).max())
     write_io(case, "RUN.input [slices,H,W], RUN.output F64, RUN.decisions [steps,slices] (class index, -1: stopped), RUN.passes [steps], "
                    "RUN.probabilities [steps,slices,classes], RUN.numbers [steps,3] lo, hi, mean; runs: slice and volume "
                    "(--steps 3 --decide ..., --no-scale), forced (--order bias,noise --no-scale), scaled_volume (--steps 2), "
-                   "scaled_slice (--steps 3), fitted_forced and fitted_slice as forced and scaled_slice with field_order 3, again_… as those with field_passes 3", **io)
+                   "scaled_slice (--steps 3), fitted_forced and fitted_slice as forced and scaled_slice with field_order 3, again_… as those with field_passes 3, "
+                   "heard_… as scaled_… with field_order 3 and field_evidence", **io)
 
 
 def main():

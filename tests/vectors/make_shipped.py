@@ -35,7 +35,8 @@ def main():
     x = picture(np.random.default_rng(9), 75, 100).clip(0)
     threshold = float(x.astype(np.float64).mean())
     io = {"input": x, "threshold": np.array([threshold]), "prompt": np.stack(r.prompts), "pooled": r.pooled(x).numpy(),
-          "logits": r.logits(x), "probabilities": r.probabilities(x)}
+          "logits": r.logits(x), "probabilities": r.probabilities(x),
+          "heard": r.cascade(x[None], steps=1, scale=False)[1][0]["probabilities"][0]}
     y = x.astype(np.float64)
     io["network"] = np.stack([r.network(y, p) for p in r.prompts[:2]]).astype(np.float32)
     up, across = np.linspace(-1, 1, 75)[:, None], np.linspace(-1, 1, 100)
@@ -46,7 +47,7 @@ def main():
     print("passes", io["passes"], io["passes_shaded"])
     with open(path, "rb") as f:
         digest = hashlib.sha256(f.read()).hexdigest()
-    write_io("shipped", "resmap-s, sha256 %s: input [75,100]; network[c] one pass with the centroid of class c (motion, noise), "
+    write_io("shipped", "resmap-s, sha256 %s: input [75,100]; heard: its probabilities, the field heard; network[c] one pass with the centroid of class c (motion, noise), "
              "output_bias the field step and the passes it took, output_bias_shaded and passes_shaded those of `shaded`; computed in float64, images stored as F32" % digest, **io)
     print("logits", io["logits"], "sha256", digest)
 

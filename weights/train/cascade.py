@@ -61,8 +61,8 @@ class Restorer:
     def fitted(self, cls):
         return bool(self.net.field_order) and self.net.classes[cls] in self.net.class_pixels
 
-    def multiply(self, v, taken, choice, numbers):
-        """Multiplies the slices `taken` of volume v by the one field fitted to theirs; its spread."""
+    def volume_field(self, v, taken, choice, numbers):
+        """views.volume_field of the slices `taken` of volume v, by the steps of their classes."""
         lo, hi, mean = numbers
         ratios, threshold = {}, (mean - lo) / (hi - lo)
         for i in taken:
@@ -70,12 +70,28 @@ class Restorer:
             r = ratio(small, self.network(small, self.prompts[choice[i]]), threshold)
             if (small > threshold).any():
                 ratios[i] = np.where(small > threshold, limited(r), 0)
-        if not ratios:
-            return 0.0
-        fields, spread = volume_field(ratios, len(v), v.shape[1:], self.net.field_order)
+        return volume_field(ratios, len(v), v.shape[1:], self.net.field_order) if ratios else ({}, 0.0, 0.0)
+
+    def multiply(self, v, taken, choice, numbers):
+        """Multiplies the slices `taken` of volume v by the one field fitted to theirs; its spread."""
+        lo = numbers[0]
+        fields, spread, _ = self.volume_field(v, taken, choice, numbers)
         for i, f in fields.items():
             v[i] = lo + (v[i] - lo) * f
         return spread
+
+    def heard(self, v, p, asked, numbers):
+        """Probabilities p [slices, classes] with the volume's field heard (field_evidence); asked: the slices that show it."""
+        says, clean = self.net.field_evidence, self.net.classes.index("clean")
+        if not says:
+            return p
+        c = self.net.classes.index(next(iter(self.net.class_pixels)))
+        _, _, within = self.volume_field(v, asked, np.full(len(v), c), numbers)
+        x = np.log(p[:, c] / p[:, clean]) + says["weight"] * np.log(max(within, 1e-3) / says["spread"])
+        out, both = p.copy(), p[:, c] + p[:, clean]
+        out[:, c] = both / (1 + np.exp(-x))
+        out[:, clean] = both - out[:, c]
+        return out
 
     def cascade(self, volume, steps=3, decide="volume", scale=True, order=None):
         """(restored volume, trace): trace has for each step probabilities [slices, classes], decisions [slices]
@@ -92,7 +108,7 @@ class Restorer:
             if order:
                 choice = np.full(len(v), self.net.classes.index(order[step]))
             else:
-                p = np.stack([self.probabilities(s) for s in x])
+                p = self.heard(v, np.stack([self.probabilities(s) for s in x]), np.flatnonzero(~stopped), (lo, hi, mean))
                 if decide == "volume":
                     w = np.array([(s > threshold).sum() for s in x], dtype=np.float64)
                     choice = np.full(len(v), ((w[:, None] * p).sum(0) / w.sum()).argmax())

@@ -52,6 +52,7 @@ def main():
     p.add_argument("--start", default="random", help="what the run began with, for the training record")
     p.add_argument("--clean", type=float, default=0, help="added to the classifier's logit of clean: chosen on val, where training's mixture "
                    "of classes is not what is met")
+    p.add_argument("--evidence", metavar="WEIGHT,SPREAD", help="field_evidence of the file, chosen on train and val")
     p.add_argument("--raw", action="store_true", help="the last weights instead of their average")
     a = p.parse_args()
     states = [load(path) for path in a.checkpoint]
@@ -67,6 +68,9 @@ def main():
     tensors["prompts.features"] = z["features"].astype(np.float16)
     tensors["prompts.class"] = z["class"].astype(np.int32)
     config = dict(json.loads(s["config"]), name=a.name)
+    if a.evidence:
+        weight, spread = map(float, a.evidence.split(","))
+        config["field_evidence"] = {"weight": weight, "spread": spread}
     config["training"] = {"data": "train split of the project's data set (see the data sheet %s.md)" % a.name,
                           "steps": s["step"], "minutes": round(s["spent"] / 60, 1), "megapixels": round(s["pixels"] / 1e6),
                           "loss": "L1 and squared error, relative to what the artifact did, + cross entropy", "start": a.start,

@@ -196,7 +196,7 @@ class ResMAP(nn.Module):
     def __init__(self, arch="resmap", dim=48, num_blocks=(4, 6, 6, 8), num_refinement_blocks=4, heads=(1, 2, 4, 8),
                  ffn_expansion_factor=EXPANSION, layer_norm="BiasFree", in_channels=1, out_channels=1,
                  text_dim=TEXT_DIM, classes=("motion", "noise", "bias", "clean"), classifier_hidden=64,
-                 class_pixels=None, classifier_views=1, field_order=0, field_passes=1, **ignored):
+                 class_pixels=None, classifier_views=1, field_order=0, field_passes=1, field_evidence=None, **ignored):
         super().__init__()
         if arch not in ("resmap", "restormer"):
             raise ValueError("arch %r" % arch)
@@ -214,9 +214,11 @@ class ResMAP(nn.Module):
                 self.config["field_order"] = field_order
             if field_passes != 1:
                 self.config["field_passes"] = field_passes
+            if field_evidence:
+                self.config["field_evidence"] = dict(field_evidence)
         self.arch, self.classes = arch, list(classes)
         self.class_pixels, self.views = dict(class_pixels or {}), classifier_views
-        self.field_order, self.field_passes = field_order, field_passes
+        self.field_order, self.field_passes, self.field_evidence = field_order, field_passes, field_evidence
         b, h, e, n = num_blocks, heads, ffn_expansion_factor, layer_norm
         self.patch_embed = PatchEmbed(in_channels, dim)
         self.encoder_level1 = stage(b[0], dim, h[0], e, n)

@@ -481,7 +481,7 @@ def main():
             x, y = z[0, i:i + each, 0].numpy(), out[i:i + each, 0].numpy()
             threshold = x.mean()
             ratios = {s: np.where(a > threshold, limited(ratio(a, b, threshold)), 0) for s, a, b in zip(at[i:i + each], x, y)}
-            fields, _ = volume_field(ratios, depth, x.shape[1:], CONFIG["field_order"])
+            fields, *_ = volume_field(ratios, depth, x.shape[1:], CONFIG["field_order"])
             x1 = x * np.stack([fields[s] for s in at[i:i + each]]).astype(np.float32)
             scale = top_of(x1) / top_of(x)
             z[0, i:i + each, 0] = torch.from_numpy(x1 / scale)

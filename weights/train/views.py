@@ -92,10 +92,11 @@ def field(small_in, small_out, threshold, shape):
 
 
 def volume_field(ratios, slices, shape, order):
-    """({slice: factor [H, W]}, spread) from {slice: limited ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the
+    """({slice: factor [H, W]}, spread, spread within slices) from {slice: limited ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the
     mean of its reciprocal over the foreground samples; P: the polynomial of total degree <= order in the array coordinates
     ([-1, 1] from first to last voxel centre) that fits log ratio best, its coefficients (of Legendre polynomials) damped by 1e-6
-    a sample; spread: the standard deviation of the factor's logarithm over the foreground samples."""
+    a sample; spread: the standard deviation of the factor's logarithm over the foreground samples; within slices: about the
+    means of the slices."""
     centres = lambda n: 2 * np.arange(n) / (n - 1) - 1 if n > 1 else np.zeros(1)
     def small(n, length):
         at = (np.arange(n) + 0.5) * length / n - 0.5
@@ -114,4 +115,6 @@ def volume_field(ratios, slices, shape, order):
     factor = (1 / at).mean()
     y, x = (np.polynomial.legendre.legvander(centres(n), order) for n in shape)
     fields = {s: factor * limited(np.exp(sum(k * z[s, a] * np.outer(y[:, b], x[:, c]) for k, (a, b, c) in zip(p, terms)))) for s in ratios}
-    return fields, np.log(at).std()
+    logs = np.log(at)
+    each = np.split(logs, np.cumsum([len(r) for r in rows])[:-1])
+    return fields, logs.std(), np.sqrt(sum(((l - l.mean()) ** 2).sum() for l in each if len(l)) / len(logs))
