@@ -29,6 +29,9 @@
 #define PLAIN 0
 #define SHUFFLE 1
 #define UNSHUFFLE 2
+#if ORDER == SHUFFLE && CHANNELS % 4 != 0
+#error "shuffling takes channels in fours"
+#endif
 #define DEPTH 32
 #define INPUTS (3 * (ROWS + 2))
 
@@ -75,8 +78,8 @@ vec_inline void store(vec sum[CHANNELS][ROWS], const int add, __global float *y,
     for (int o = 0; o < CHANNELS; o += 2) {
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
-            __global float *to = y + (o0 + o) / 4 * plane + (2 * (r + k) + o / 2 % 2) * 2 * width + 2 * p;
             if (o0 + o >= channels || r + k >= rows) continue;
+            __global float *to = y + (o0 + o) / 4 * plane + (2 * (r + k) + o / 2 % 2) * 2 * width + 2 * p;
             if (add) {
                 vec even, odd;
                 vec_load_pairs(&even, &odd, to);

@@ -161,7 +161,8 @@ typedef enum resmap_precision { RESMAP_PRECISION_AUTO, RESMAP_PRECISION_FP32, RE
 typedef struct resmap_options {
     int steps;                   /* most restorations, 0…RESMAP_MAX_STEPS; -1 (default): 3, or the length of order */
     const char *order;           /* NULL, or a forced sequence of classes, "bias,noise": nothing is classified */
-    int decide_by_slice;         /* 0: one decision a step for the volume; 1: one for every slice, as in the paper */
+    int decide_by_slice;         /* 0: one decision a step for the volume; 1: one for every slice, as in the paper
+                                  * (a model with field_evidence hears the one field of all slices in each) */
     int prompt_sample;           /* 0: the centroid of the class's prompts; 1: one drawn with prompt_seed */
     uint64_t prompt_seed;
     resmap_plane plane;

@@ -732,12 +732,20 @@ static void run_cascade(rsm_network *net, const tensor *input, const resmap_opti
     free(data);
 }
 
-/* As make_network.py's EVIDENCE. */
-static void hear_field(resmap_model *model)
+/* The file's configuration has a field for the volume, heard and looked for again. Heard about make_network.py's spread, by which
+ * decisions change. */
+static resmap_model *open_cascade(size_t order, size_t passes, int heard)
 {
-    model->config.field_order = 3;
-    model->config.evidence_weight = 3;
+    resmap_model *model = open_model("cascade");
+
+    ck_assert_uint_eq(model->config.field_order, 3);
+    ck_assert_double_eq(model->config.evidence_weight, 3);
+    ck_assert_double_eq(model->config.evidence_spread, 0.05);
+    model->config.field_order = order;
+    model->config.field_passes = passes;
     model->config.evidence_spread = 0.6;
+    if (!heard) model->config.evidence_weight = 0;
+    return model;
 }
 
 START_TEST(cascades)
@@ -747,14 +755,13 @@ START_TEST(cascades)
         {"scaled_volume", 2, 0, 1, NULL}, {"scaled_slice", 3, 1, 1, NULL},
         {"fitted_forced", -1, 0, 0, "bias,noise"}, {"fitted_slice", 3, 1, 1, NULL},
         {"again_forced", -1, 0, 0, "bias,noise"}, {"again_slice", 3, 1, 1, NULL},
-        {"heard_volume", 2, 0, 1, NULL}, {"heard_slice", 3, 1, 1, NULL}};
-    resmap_model *model = open_model("cascade");
+        {"heard_volume", 2, 0, 1, NULL}, {"heard_slice", 4, 1, 1, NULL}};
+    const int again = strncmp(runs[_i].name, "again_", 6) == 0, heard = strncmp(runs[_i].name, "heard_", 6) == 0;
+    const int fitted = again || heard || strncmp(runs[_i].name, "fitted_", 7) == 0;
+    resmap_model *model = open_cascade(fitted ? 3 : 0, again ? 3 : 1, heard);
     tensors *io = tensors_open("cascade.io");
     double magnified = 1, error;
 
-    if (strncmp(runs[_i].name, "fitted_", 7) == 0) model->config.field_order = 3;
-    if (strncmp(runs[_i].name, "again_", 6) == 0) model->config.field_order = model->config.field_passes = 3;
-    if (strncmp(runs[_i].name, "heard_", 6) == 0) hear_field(model);
     for (int d = 0; d < all_devices(); d++) {
         const char *name = runs[_i].name;
         const tensor *input = tensors_get(io, "%s.input", name), *expected = tensors_get(io, "%s.output", name);
@@ -807,15 +814,14 @@ START_TEST(cascades)
 }
 END_TEST
 
-/* What classifying alone says of each slice, and of the volume; the field heard or not, whatever the prompts of steps. */
+/* What classifying alone says of each slice; the field heard or not, whatever the prompts of steps. */
 START_TEST(classified)
 {
     const char *name = _i == 0 ? "scaled_volume" : "heard_volume";
-    resmap_model *model = open_model("cascade");
+    resmap_model *model = open_cascade(3, 1, _i == 1);
     tensors *io = tensors_open("cascade.io");
     const tensor *input = tensors_get(io, "%s.input", name), *expected = tensors_get(io, "%s.probabilities", name);
 
-    if (_i == 1) hear_field(model);
     for (int d = 0; d < all_devices(); d++) {
         size_t shape[4] = {input->shape[2], input->shape[1], input->shape[0], 1}, classes = expected->shape[2];
         float *data = floats(input->values, input->count);
@@ -897,9 +903,8 @@ END_TEST
 /* What overflowed must not pass for a field, fitted (and so clamped) or not. */
 START_TEST(field_not_finite)
 {
-    resmap_model *model = open_model("cascade");
+    resmap_model *model = open_cascade(_i == 0 ? 0 : 3, 1, 0);
 
-    model->config.field_order = _i == 0 ? 0 : 3;
     for (int d = 1; d < all_devices(); d++) {
         size_t shape[4] = {26, 24, 2, 1};
         float *data = malloc(26 * 24 * 2 * sizeof *data);

@@ -543,18 +543,19 @@ static void attention(void)
 static void conv3x3(void)
 {
     static const size_t channels[][2] = {{2, 4}, {3, 1}, {37, 9}, {1, 5}, {40, 12}};   /* in, out */
-    static const rsm_variant columns = {"columns", 0, {0, 0, 0, 0}}, tiles = {"tiles", 0, {0, 0, 8, 3}};
-    const rsm_variant *const variants[] = {NULL, &columns, &tiles};
+    static const rsm_variant columns = {"columns", 0, {0, 0, 0, 0}}, tiles = {"tiles", 0, {0, 0, 8, 3}},
+                             low = {"low", 0, {0, 0, 4, 2}}, high = {"high", 0, {0, 0, 4, 6}};
+    const rsm_variant *const variants[] = {NULL, &columns, &tiles, &low, &high};
     static const char *const names[] = {"conv3x3", "conv3x3 shuffled", "conv3x3 unshuffled"};
-    const size_t count = width_index < 2 ? 3 : 2;
+    const size_t count = width_index < 2 ? COUNT(variants) : 2;
     for (size_t s = 0; s < image_count(); s++) {
         for (size_t v = 0; v < count; v++) {
             for (rsm_order order = RSM_PLAIN; order <= RSM_UNSHUFFLE; order++) {
                 const size_t l = (s + v) % COUNT(layouts);
                 const size_t *of = channels[order == RSM_SHUFFLE ? (s + v) % 2 * 4 : (s + v) % COUNT(channels)];
-                const size_t odd = order == RSM_UNSHUFFLE, in = of[0], out = of[1];
-                const size_t height = images[s][0] + odd * (images[s][0] % 2), width = images[s][1] + odd * (images[s][1] % 2);
-                const size_t y_channels = order == RSM_SHUFFLE ? out / 4 : odd ? 4 * out : out;
+                const size_t halved = order == RSM_UNSHUFFLE, in = of[0], out = of[1];
+                const size_t height = images[s][0] + halved * (images[s][0] % 2), width = images[s][1] + halved * (images[s][1] % 2);
+                const size_t y_channels = order == RSM_SHUFFLE ? out / 4 : halved ? 4 * out : out;
                 twin w = input(layouts[(l + 1) % 3], 1, 9 * in * out), x = input(layouts[l], in, height * width);
                 twin y = output(layouts[(l + 2) % 3], y_channels, out * height * width / y_channels);
                 rsm_tuned_set(devices[TESTED], RSM_TUNE_CONV, variants[v]);
@@ -566,7 +567,7 @@ static void conv3x3(void)
                     twin scratch = output(layouts[l], 1, need > own ? need : own > 0 ? own : 1);
                     for (int d = 0; d < 2; d++) {
                         rsm_map band = map(&y, d);
-                        band.offset += order == RSM_SHUFFLE ? 4 * first * width : odd ? first * width / 4 : first * width;
+                        band.offset += order == RSM_SHUFFLE ? 4 * first * width : halved ? first * width / 4 : first * width;
                         OK(rsm_conv3x3(devices[d], map(&x, d), vector(&w, d), band, order, vector(&scratch, d), in, out,
                                        height, width, first, rows));
                     }

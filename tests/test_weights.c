@@ -447,9 +447,37 @@ START_TEST(model_good)
     ck_assert_int_eq(rsm_config_class(&model->config, "bias"), 1);
     ck_assert_int_eq(rsm_config_class(&model->config, "motion"), -1);
     ck_assert_ptr_nonnull(strstr(model->training, "hours"));
+    ck_assert_uint_eq(model->config.field_order, 0);
+    ck_assert_uint_eq(model->config.field_passes, 1);
+    ck_assert_double_eq(model->config.evidence_weight, 0);
     ck_assert_str_eq(last_log, "");
     rsm_model_free(model);
     rsm_model_free(NULL);
+}
+END_TEST
+
+/* What is optional, from the file to what is told of it. */
+START_TEST(model_of_fields)
+{
+    char config[1024], *text = NULL;
+    const char *at = strstr(resmap_config, "{\"bias\": 64}");
+    resmap_model *model;
+
+    snprintf(config, sizeof config, "%.*s{\"bias\": 64}, \"field_order\": 4, \"field_passes\": 2, \"field_evidence\": {\"weight\": 6, "
+             "\"spread\": 0.25}%s", (int)(at - resmap_config), resmap_config, at + strlen("{\"bias\": 64}"));
+    model = expect_good(model_file(config, NULL));
+    ck_assert_uint_eq(model->config.field_order, 4);
+    ck_assert_uint_eq(model->config.field_passes, 2);
+    ck_assert_double_eq(model->config.evidence_weight, 6);
+    ck_assert_double_eq(model->config.evidence_spread, 0.25);
+    ck_assert_int_eq(rsm_model_describe(&env, model, 1, &text), RESMAP_OK);
+    ck_assert_ptr_nonnull(strstr(text, "\"weight\": 6"));
+    ck_assert_ptr_nonnull(strstr(text, "\"spread\": 0.25"));
+    free(text);
+    ck_assert_int_eq(rsm_model_describe(&env, model, 0, &text), RESMAP_OK);
+    ck_assert_ptr_nonnull(strstr(text, "with weight 6, whether the volume's field varies by more than 0.25"));
+    free(text);
+    rsm_model_free(model);
 }
 END_TEST
 
@@ -592,6 +620,7 @@ START_TEST(model_configuration)
          "another that is clean"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_evidence\": {\"weight\": 0, \"spread\": 1}", "a weight above 0"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_evidence\": {\"weight\": 1, \"spread\": 11}", "a spread above 0"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_evidence\": {\"weight\": 101, \"spread\": 1}", "up to 100"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_evidence\": 3", "field_evidence is not an object"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 2", "classifier.fc1.weight"},
     };
@@ -999,6 +1028,7 @@ int main(void)
     tcase_add_test(parse, container_lies);
     tcase_add_test(parse, container_lengths);
     tcase_add_test(models, model_good);
+    tcase_add_test(models, model_of_fields);
     tcase_add_test(models, model_extra_tensors);
     tcase_add_test(models, model_tensors);
     tcase_add_test(models, model_not_finite);

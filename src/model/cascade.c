@@ -504,10 +504,11 @@ static resmap_status encode_batch(void *data, size_t i, size_t piece)
     worker *w = &c->workers[i];
     size_t count, pooled = rsm_network_pooled_count(w->net);
     const size_t *slices = batch_of(c, piece, &count);
+    int seen = c->config->classifier_views == 2;
 
     for (size_t k = 0; k < count; k++) load_shrunken(w, slices[k], k);
-    RSM_TRY(encode(w, w->shrunken, w->small, count, w->pooled));
-    for (size_t k = 0; k < count; k++)
+    RSM_TRY(encode(w, w->shrunken, w->small, count, seen ? w->pooled : NULL));
+    for (size_t k = 0; seen && k < count; k++)
         memcpy(c->shrunken_pooled + slices[k] * pooled, w->pooled + k * pooled, pooled * sizeof *w->pooled);
     if (c->field_class < 0) return RESMAP_OK;
     RSM_TRY(set_centroid(w, c->field_class));
@@ -519,7 +520,6 @@ static resmap_status encode_batch(void *data, size_t i, size_t piece)
 /* What the classifier needs of the shrunken views of every slice whose rank is not negative. */
 static resmap_status encode_shrunken(cascade *c, int (*rank)(const void *, size_t, size_t))
 {
-    static const double least = 1e-3;            /* a spread of nothing at all */
     rsm_volume_field field;
 
     if (c->config->classifier_views < 2 && c->field_class < 0) return RESMAP_OK;
@@ -529,7 +529,7 @@ static resmap_status encode_shrunken(cascade *c, int (*rank)(const void *, size_
     RSM_TRY(fit_volume_field(c, &field));
     rsm_log(c->env, RESMAP_LOG_INFO, "step %d: the field that a step of %s would take varies by %.4f within slices", c->step + 1,
             c->config->classes[c->field_class], field.within);
-    c->evidence = c->config->evidence_weight * log(fmax(field.within, least) / c->config->evidence_spread);
+    c->evidence = c->config->evidence_weight * log(fmax(field.within, RSM_FIELD_LEAST) / c->config->evidence_spread);
     return RESMAP_OK;
 }
 

@@ -33,6 +33,8 @@ enum { RSM_FIELD_ORDER = 6, RSM_FIELD_TERMS = 84 };
 /* Further passes are made where the first pass's field has this spread: a network finds a strong field only in part, and what
  * it finds beside a faint one may be the scan's own shading. */
 #define RSM_FIELD_STRONG 0.15
+/* What counts for no field at all, of a field's spread within slices. */
+#define RSM_FIELD_LEAST 1e-3
 
 double rsm_field_limited(double factor);
 

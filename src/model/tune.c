@@ -106,7 +106,8 @@ static int tunable_of(const rsm_profile_row *row)
     } names[] = {{"depthwise3x3", RSM_TUNE_DEPTHWISE},      {"depthwise3x3_gate", RSM_TUNE_GATE},
                  {"layer_norm", RSM_TUNE_LAYER_NORM},       {"attention_partial", RSM_TUNE_ATTENTION},
                  {"attention_total", RSM_TUNE_ATTENTION},   {"attention_softmax", RSM_TUNE_ATTENTION},
-                 {"attention_fold", RSM_TUNE_ATTENTION}};
+                 {"attention_fold", RSM_TUNE_ATTENTION},
+                 {"pixel_shuffle", RSM_TUNE_CONV},          {"pixel_unshuffle", RSM_TUNE_CONV}};   /* after products */
 
     if (strcmp(row->name, "conv3x3") == 0) return rsm_conv3x3_tunable(row->columns, row->rows);
     if (strcmp(row->name, "gemm") == 0 || strcmp(row->name, "gemm_norm") == 0)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from scaling import scale_numbers
-from views import field, limited, pad8, ratio, shrink, volume_field
+from views import LEAST_SPREAD, field, limited, pad8, ratio, shrink, volume_field
 
 
 FIELD_STRONG = 0.15              # spread of the first pass's field from which there are further ones
@@ -81,16 +81,18 @@ class Restorer:
         return spread
 
     def heard(self, v, p, asked, numbers):
-        """Probabilities p [slices, classes] with the volume's field heard (field_evidence); asked: the slices that show it."""
+        """Probabilities p [slices, classes] with the volume's field heard (field_evidence); asked: the slices classified."""
         says, clean = self.net.field_evidence, self.net.classes.index("clean")
         if not says:
             return p
         c = self.net.classes.index(next(iter(self.net.class_pixels)))
         _, _, within = self.volume_field(v, asked, np.full(len(v), c), numbers)
-        x = np.log(p[:, c] / p[:, clean]) + says["weight"] * np.log(max(within, 1e-3) / says["spread"])
-        out, both = p.copy(), p[:, c] + p[:, clean]
-        out[:, c] = both / (1 + np.exp(-x))
-        out[:, clean] = both - out[:, c]
+        both = p[:, c] + p[:, clean]
+        with np.errstate(all="ignore"):
+            x = np.log(p[:, c] / p[:, clean]) + says["weight"] * np.log(max(within, LEAST_SPREAD) / says["spread"])
+            share = np.where(both > 0, both / (1 + np.exp(-x)), 0)
+        out = p.copy()
+        out[:, c], out[:, clean] = share, both - share
         return out
 
     def cascade(self, volume, steps=3, decide="volume", scale=True, order=None):

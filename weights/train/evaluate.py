@@ -10,7 +10,7 @@ measured there, as a field is one thing: a slab alone does not tell how bright i
 of the best width for each volume, and non-local means slice by slice, told the noise level or measuring it (scikit-image's
 estimate_sigma); for bias: N4 as bench/classical.py sets it (SimpleITK), as it is and times the best factor.  Recall is over
 the slices whose PSNR the artifact took below 35 dB, and over all of them; of bias and clean scans also over whole volumes and
-all their slices that hold some of the head.  Prints Markdown.
+all their slices that hold some of the head, and over the central ones in them: a field is heard in the whole volume.  Prints Markdown.
 """
 import argparse
 import json
@@ -88,12 +88,15 @@ def scaler(clean):
     return lambda v: (np.asarray(v, np.float64) - lo) / (hi - lo)
 
 
-def calls(answer, scan, clean, axis, kind):
-    """Of a whole volume: whether it is called `kind`, and each slice that holds some of the head, an artifact's under 35 dB."""
+def calls(answer, scan, clean, axis, kind, central):
+    """Of a whole volume: whether it is called `kind`, and each slice that holds some of the head, an artifact's under 35 dB; and
+    the `central` ones of these."""
     show = lambda v: np.moveaxis(v, axis, 0)
     share = (show(clean) > clean.mean()).mean((1, 2))
     some = [i for i, (x, y) in enumerate(zip(show(scan), show(clean))) if share[i] >= 0.05 and (kind == "clean" or psnr(y, x) < 35)]
-    return answer["class"] == kind, [answer["slices"][i]["class"] == kind for i in some]
+    first = max(0, len(share) // 2 - central // 2)
+    right = lambda of: [answer["slices"][i]["class"] == kind for i in of]
+    return answer["class"] == kind, right(some), right([i for i in some if first <= i < first + central])
 
 
 def main():
@@ -124,7 +127,7 @@ def main():
         whole = {"clean": scaled_whole(clean_whole), "bias": scaled_whole(biased_whole)}
         classify = lambda path: json.loads(run([a.resmap, "classify", "--json"] + common + [path]))["volumes"][0]
         for kind, path in zip(("clean", "bias"), paths):
-            of["whole"][kind] = calls(classify(path), whole[kind], whole["clean"], axis, kind)
+            of["whole"][kind] = calls(classify(path), whole[kind], whole["clean"], axis, kind, a.slices)
         for kind in KINDS:
             src, dst = os.path.join(work, "%d-%s.nii" % (i, kind)), os.path.join(work, "%d-%s-restored.nii" % (i, kind))
             answer = classify(src)
@@ -181,9 +184,10 @@ def main():
             print("| %s, %d | %s | %s | %.2f (%d) | %.2f | %s |" % (split, len(some), k, g or " | | ",
                   hits[clear].mean() if clear.any() else np.nan, clear.sum(), hits.mean(), f))
     for k in ("bias", "clean"):
-        print("\nWhole volumes, %s: " % k + "; ".join("%s: %d of %d recognised, of their slices %.2f (%d)" % (
-              split, sum(v["whole"][k][0] for v in some), len(some), np.mean(sum((v["whole"][k][1] for v in some), [])),
-              sum(len(v["whole"][k][1]) for v in some)) for split, some in groups))
+        slices = lambda some, n: sum((v["whole"][k][n] for v in some), [])
+        print("\nWhole volumes, %s: " % k + "; ".join("%s: %d of %d recognised, of their slices %.3f (%d), of the central ones %.3f (%d)" % (
+              split, sum(v["whole"][k][0] for v in some), len(some), *(f(slices(some, n)) for n in (1, 2) for f in (np.mean, len)))
+              for split, some in groups))
     print("\nPeers for noise, gain in dB: " + "; ".join(
           "%s: best Gaussian filter %+.2f, non-local means told the level %+.2f, with the level measured %+.2f" % (split, *(np.mean([v[n] for v in some]) for n in ("gauss", "told", "measured"))) for split, some in groups))
     if all("n4" in v for v in volumes):

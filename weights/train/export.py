@@ -52,7 +52,7 @@ def main():
     p.add_argument("--start", default="random", help="what the run began with, for the training record")
     p.add_argument("--clean", type=float, default=0, help="added to the classifier's logit of clean: chosen on val, where training's mixture "
                    "of classes is not what is met")
-    p.add_argument("--evidence", metavar="WEIGHT,SPREAD", help="field_evidence of the file, chosen on train and val")
+    p.add_argument("--evidence", metavar="WEIGHT,SPREAD", help="field_evidence of the file, chosen on val")
     p.add_argument("--raw", action="store_true", help="the last weights instead of their average")
     a = p.parse_args()
     states = [load(path) for path in a.checkpoint]

@@ -80,6 +80,9 @@ def ratio(small_in, small_out, threshold, sigma=2.0):
     return np.where(ok, num / np.where(ok, den, 1), 1.0)
 
 
+LEAST_SPREAD = 1e-3              # what field_evidence takes for no field at all
+
+
 def limited(factor):
     """What a volume's one field is fitted to, and that field, keep within."""
     return np.clip(factor, 0.1, 10.0)
