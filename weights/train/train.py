@@ -40,7 +40,7 @@ from model import ResMAP, initialise
 from views import area_matrix, field, limited, pad8, ratio, view_shape, volume_field
 
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
-CONFIG = dict(dim=16, num_blocks=[1, 2, 4, 8], num_refinement_blocks=3, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
+CONFIG = dict(dim=16, num_blocks=[1, 3, 4, 8], num_refinement_blocks=6, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
               layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, field_order=3, field_passes=3)
 PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "field_order", "field_passes")}
 PIXELS = 64
