@@ -68,6 +68,41 @@ vec_inline void multiply(vec sum[CHANNELS][ROWS], const vec x[INPUTS],
     }
 }
 
+#if ORDER == UNSHUFFLE
+/* Stores the even lanes at one place, the odd ones at another, and loads them so; a single one, which is element
+ * p of its row, at the place of its parity. */
+#if VECTOR == 16
+#define vec_halves 8
+#elif VECTOR == 8
+#define vec_halves 4
+#else
+#define vec_halves 2
+#endif
+#define VEC_HALVES(name) VEC_WIDE(name, vec_halves)
+
+vec_inline void store_split(vec v, __global float *even, __global float *odd, int p)
+{
+#if VECTOR == 1
+    *(p % 2 ? odd : even) = v;
+#else
+    VEC_HALVES(vstore)(v.even, 0, even);
+    VEC_HALVES(vstore)(v.odd, 0, odd);
+#endif
+}
+
+vec_inline vec load_split(__global const float *even, __global const float *odd, int p)
+{
+#if VECTOR == 1
+    return *(p % 2 ? odd : even);
+#else
+    vec v;
+    v.even = VEC_HALVES(vload)(0, even);
+    v.odd = VEC_HALVES(vload)(0, odd);
+    return v;
+#endif
+}
+#endif
+
 /* Stores the sums of output channels o0 to o0 + CHANNELS - 1, rows r to r + ROWS - 1, those that there are; with
  * `add` they are added to what is there. */
 vec_inline void store(vec sum[CHANNELS][ROWS], const int add, __global float *y, const int plane, const int o0,
@@ -98,8 +133,8 @@ vec_inline void store(vec sum[CHANNELS][ROWS], const int add, __global float *y,
 #if ORDER == UNSHUFFLE
             __global float *to = y + (4 * (o0 + o) + (r + k) % 2 * 2) * plane + (r + k) / 2 * (width / 2)
                                  + p / 2;
-            if (add) sum[o][k] += vec_load_split(to, to + plane, p);
-            vec_store_split(sum[o][k], to, to + plane, p);
+            if (add) sum[o][k] += load_split(to, to + plane, p);
+            store_split(sum[o][k], to, to + plane, p);
 #else
             __global float *to = y + (o0 + o) * plane + (r + k) * width + p;
             if (add) sum[o][k] += vec_load(float, to);

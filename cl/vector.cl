@@ -167,36 +167,3 @@ vec_inline void vec_load_pairs(vec *even, vec *odd, __global const float *p)
     *odd = pairs.odd;
 #endif
 }
-
-/* Stores the even lanes at one place, the odd ones at another, and loads them so; a single one, which is element
- * p of its row, at the place of its parity. */
-#if VECTOR == 16
-#define vec_halves 8
-#elif VECTOR == 8
-#define vec_halves 4
-#else
-#define vec_halves 2
-#endif
-#define VEC_HALVES(name) VEC_WIDE(name, vec_halves)
-
-vec_inline void vec_store_split(vec v, __global float *even, __global float *odd, int p)
-{
-#if VECTOR == 1
-    *(p % 2 ? odd : even) = v;
-#else
-    VEC_HALVES(vstore)(v.even, 0, even);
-    VEC_HALVES(vstore)(v.odd, 0, odd);
-#endif
-}
-
-vec_inline vec vec_load_split(__global const float *even, __global const float *odd, int p)
-{
-#if VECTOR == 1
-    return *(p % 2 ? odd : even);
-#else
-    vec v;
-    v.even = VEC_HALVES(vload)(0, even);
-    v.odd = VEC_HALVES(vload)(0, odd);
-    return v;
-#endif
-}

@@ -429,6 +429,15 @@ END_TEST
 
 /* ---- Models ---- */
 
+/* resmap_config with its first `from`, which it has, replaced. */
+static void change_config(char config[1024], const char *from, const char *to)
+{
+    const char *at = strstr(resmap_config, from);
+
+    ck_assert_msg(at != NULL, "%s", from);
+    snprintf(config, 1024, "%.*s%s%s", (int)(at - resmap_config), resmap_config, to, at + strlen(from));
+}
+
 START_TEST(model_good)
 {
     bytes file = model_file(resmap_config, NULL);
@@ -460,11 +469,10 @@ END_TEST
 START_TEST(model_of_fields)
 {
     char config[1024], *text = NULL;
-    const char *at = strstr(resmap_config, "{\"bias\": 64}");
     resmap_model *model;
 
-    snprintf(config, sizeof config, "%.*s{\"bias\": 64}, \"field_order\": 4, \"field_passes\": 2, \"field_evidence\": {\"weight\": 6, "
-             "\"spread\": 0.25}%s", (int)(at - resmap_config), resmap_config, at + strlen("{\"bias\": 64}"));
+    change_config(config, "{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 4, \"field_passes\": 2, \"field_evidence\": {\"weight\": 6, "
+                  "\"spread\": 0.25}");
     model = expect_good(model_file(config, NULL));
     ck_assert_uint_eq(model->config.field_order, 4);
     ck_assert_uint_eq(model->config.field_passes, 2);
@@ -626,12 +634,9 @@ START_TEST(model_configuration)
     };
 
     for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
-        const char *at = strstr(resmap_config, changes[i].from);
         char config[1024];
 
-        ck_assert_msg(at != NULL, "%s", changes[i].from);
-        snprintf(config, sizeof config, "%.*s%s%s", (int)(at - resmap_config), resmap_config, changes[i].to,
-                 at + strlen(changes[i].from));
+        change_config(config, changes[i].from, changes[i].to);
         expect_bad(model_file(config, NULL), changes[i].why);
     }
     expect_bad(model_file("", NULL), "not JSON");

@@ -33,7 +33,7 @@ typedef struct worker {
     float *slice, *slice_mask, *result, *pooled, *prompt;
     float *small, *small_result; /* of a batch */
     size_t restored;             /* slices, in batches */
-    int prompt_class;            /* of the prompt set last, -1: none */
+    int prompt_class, prompt_sample;     /* of the prompt set last; class -1: none */
     uint64_t prompt_draw;
     place worst_place;
     uint64_t device_bytes, host_bytes;   /* in encodings kept */
@@ -245,30 +245,28 @@ static int argmax(const double *values, size_t count)
     return (int)best;
 }
 
-/* Sets the prompt of a class. A drawn prompt depends on the seed, the frame, the step and (deciding by slice) the slice. */
-static resmap_status set_prompt(worker *w, int class_index, size_t slice)
+/* Sets a prompt of a class: its mean, or the one drawn as number `draw`. */
+static resmap_status set_prompt(worker *w, int class_index, int sample, uint64_t draw)
 {
     const cascade *c = w->cascade;
-    int sample = c->options->prompt_sample;
-    uint64_t draw = (uint64_t)c->frame * RESMAP_MAX_STEPS + (uint64_t)c->step;
 
-    draw = draw * (c->slicing.slices + 1) + slice;
     if (class_index < 0) return RESMAP_OK;
-    if (w->prompt_class == class_index && (!sample || w->prompt_draw == draw)) return RESMAP_OK;
+    if (w->prompt_class == class_index && w->prompt_sample == sample && (!sample || w->prompt_draw == draw)) return RESMAP_OK;
     rsm_model_prompt(c->model, class_index, sample, c->options->prompt_seed, draw, w->prompt);
     RSM_TRY(rsm_network_set_prompt(w->net, w->prompt));
     w->prompt_class = class_index;
+    w->prompt_sample = sample;
     w->prompt_draw = draw;
     return RESMAP_OK;
 }
 
-/* Sets the mean prompt of a class, whatever the options ask of the steps' prompts. */
-static resmap_status set_centroid(worker *w, int class_index)
+/* That of a step, as the options ask. A drawn one depends on the seed, the frame, the step and (deciding by slice) the slice. */
+static resmap_status set_step_prompt(worker *w, int class_index, size_t slice)
 {
-    if (!w->cascade->options->prompt_sample) return set_prompt(w, class_index, 0);
-    w->prompt_class = -1;
-    rsm_model_prompt(w->cascade->model, class_index, 0, 0, 0, w->prompt);
-    return rsm_network_set_prompt(w->net, w->prompt);
+    const cascade *c = w->cascade;
+    uint64_t draw = (uint64_t)c->frame * RESMAP_MAX_STEPS + (uint64_t)c->step;
+
+    return set_prompt(w, class_index, c->options->prompt_sample, draw * (c->slicing.slices + 1) + slice);
 }
 
 /* Restores the loaded slice by the prompt that is set, into w->result. kept: its encoding, or NULL; `encoded`: the view holds it
@@ -511,7 +509,7 @@ static resmap_status encode_batch(void *data, size_t i, size_t piece)
     for (size_t k = 0; seen && k < count; k++)
         memcpy(c->shrunken_pooled + slices[k] * pooled, w->pooled + k * pooled, pooled * sizeof *w->pooled);
     if (c->field_class < 0) return RESMAP_OK;
-    RSM_TRY(set_centroid(w, c->field_class));
+    RSM_TRY(set_prompt(w, c->field_class, 0, 0));
     RSM_TRY(decode_batch(w, slices, count));
     for (size_t k = 0; k < count; k++) RSM_TRY(note_field(w, slices[k], k));
     return RESMAP_OK;
@@ -553,7 +551,7 @@ static resmap_status restore_together(worker *w, const size_t *slices, size_t co
 {
     const cascade *c = w->cascade;
 
-    RSM_TRY(set_prompt(w, c->shrunken_classes[slices[0]], c->by_slice ? slices[0] : 0));
+    RSM_TRY(set_step_prompt(w, c->shrunken_classes[slices[0]], c->by_slice ? slices[0] : 0));
     for (size_t k = 0; k < count; k++) load_shrunken(w, slices[k], k);
     RSM_TRY(encode(w, w->shrunken, w->small, count, NULL));
     RSM_TRY(decode_batch(w, slices, count));
@@ -646,7 +644,7 @@ static resmap_status restore_one(void *data, size_t i, size_t s)
     worker *w = &c->workers[i];
     rsm_encoding *own = c->owners[s] == (int)w->first ? &c->encodings[s] : NULL;
 
-    RSM_TRY(set_prompt(w, c->class_index, 0));
+    RSM_TRY(set_step_prompt(w, c->class_index, 0));
     load_slice(w, s);
     RSM_TRY(restore_slice(w, own, 0));
     RSM_TRY(store_slice(w, s));
@@ -729,7 +727,7 @@ static resmap_status step_one(void *data, size_t i, size_t s)
     class_index = argmax(c->probabilities + s * c->config->class_count, c->config->class_count);
     if (uses_shrunken(c, class_index)) c->shrunken_classes[s] = class_index;
     if (class_index == c->config->clean || uses_shrunken(c, class_index)) return RESMAP_OK;
-    RSM_TRY(set_prompt(w, class_index, s));
+    RSM_TRY(set_step_prompt(w, class_index, s));
     RSM_TRY(restore_slice(w, NULL, 1));
     return store_slice(w, s);
 }

@@ -145,6 +145,7 @@ resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y
 {
     const double weights = 9 * (double)c_in * (double)c_out;
     const size_t count = rows * width;
+    const size_t y_channels = order == RSM_SHUFFLE ? c_out / 4 : order == RSM_UNSHUFFLE ? 4 * c_out : c_out;
     const char *bad = bad_size(order, c_out, height, width, first_row, rows);
     resmap_status status = RESMAP_OK;
     if (bad) {
@@ -153,8 +154,7 @@ resmap_status rsm_conv3x3(rsm_device *device, rsm_map x, rsm_vector w, rsm_map y
     }
     if (c_in == 0 || c_out == 0 || rows == 0 || width == 0) return RESMAP_OK;
     RSM_TRY(rsm_check_fp32(device, "convolution", x, c_in, height * width));
-    RSM_TRY(rsm_check_fp32(device, "convolution", y, order == RSM_SHUFFLE ? c_out / 4 : order == RSM_UNSHUFFLE ? 4 * c_out : c_out,
-                           order == RSM_SHUFFLE ? 4 * count : order == RSM_UNSHUFFLE ? count / 4 : count));
+    RSM_TRY(rsm_check_fp32(device, "convolution", y, y_channels, c_out * count / y_channels));
     RSM_TRY(rsm_check_vector(device, "convolution", w, 9 * c_in * c_out));
     if (!stores_in(device, c_in, c_out, order))
         return reordered(device, x, w, y, order, scratch, c_in, c_out, height, width, first_row, rows);

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 
 from scaling import scale_numbers
-from views import LEAST_SPREAD, field, limited, pad8, ratio, shrink, volume_field
+from views import field, limited, pad8, ratio, shrink, volume_field
 
 
 FIELD_STRONG = 0.15              # spread of the first pass's field from which there are further ones
+LEAST_SPREAD = 1e-3              # what field_evidence takes for no field at all
 
 
 class Restorer:

@@ -61,6 +61,11 @@ def corrupted(row, i, kind, preset):
     return y * (hi - lo) + lo, v, affine, axis
 
 
+def first_central(length, count):
+    """Where the `count` central ones of `length` slices begin."""
+    return max(0, length // 2 - count // 2)
+
+
 def cases(split, preset, slices, work, limit=None):
     """(row, {kind: slab}, slice axis, paths of the whole clean volume and of that under the bias field); the files in `work`,
     i-KIND.nii and i-whole-KIND.nii, are made, or taken as found."""
@@ -70,7 +75,7 @@ def cases(split, preset, slices, work, limit=None):
         if not all(os.path.exists(p) for p in [*paths.values(), *wholes]):
             for kind in KINDS[:3]:
                 y, v, affine, axis = corrupted(row, i, kind, preset)
-                first, shift = max(0, v.shape[axis] // 2 - slices // 2), np.eye(4)
+                first, shift = first_central(v.shape[axis], slices), np.eye(4)
                 shift[axis, 3] = first
                 cut = tuple(slice(first, first + slices) if a == axis else slice(None) for a in range(3))
                 keep(paths[kind], y[cut], affine @ shift, "slice axis %d" % axis)
@@ -94,7 +99,7 @@ def calls(answer, scan, clean, axis, kind, central):
     show = lambda v: np.moveaxis(v, axis, 0)
     share = (show(clean) > clean.mean()).mean((1, 2))
     some = [i for i, (x, y) in enumerate(zip(show(scan), show(clean))) if share[i] >= 0.05 and (kind == "clean" or psnr(y, x) < 35)]
-    first = max(0, len(share) // 2 - central // 2)
+    first = first_central(len(share), central)
     right = lambda of: [answer["slices"][i]["class"] == kind for i in of]
     return answer["class"] == kind, right(some), right([i for i in some if first <= i < first + central])
 

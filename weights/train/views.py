@@ -80,9 +80,6 @@ def ratio(small_in, small_out, threshold, sigma=2.0):
     return np.where(ok, num / np.where(ok, den, 1), 1.0)
 
 
-LEAST_SPREAD = 1e-3              # what field_evidence takes for no field at all
-
-
 def limited(factor):
     """What a volume's one field is fitted to, and that field, keep within."""
     return np.clip(factor, 0.1, 10.0)
@@ -95,8 +92,8 @@ def field(small_in, small_out, threshold, shape):
 
 
 def volume_field(ratios, slices, shape, order):
-    """({slice: factor [H, W]}, spread, spread within slices) from {slice: limited ratio [h, w], 0 off the foreground}: exp P, clamped to [0.1, 10], times the
-    mean of its reciprocal over the foreground samples; P: the polynomial of total degree <= order in the array coordinates
+    """({slice: factor [H, W]}, spread, spread within slices) from {slice: limited ratio [h, w], 0 off the foreground}: exp P,
+    clamped to [0.1, 10], times the mean of its reciprocal over the foreground samples; P: the polynomial of total degree <= order in the array coordinates
     ([-1, 1] from first to last voxel centre) that fits log ratio best, its coefficients (of Legendre polynomials) damped by 1e-6
     a sample; spread: the standard deviation of the factor's logarithm over the foreground samples; within slices: about the
     means of the slices."""
