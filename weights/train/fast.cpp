@@ -10,66 +10,151 @@
 
 typedef at::BFloat16 bf16;
 
-static inline void widen(const bf16 *from, float *to, int64_t n)
+// Sixteen floats; compilers split it where registers are shorter.
+typedef float V __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t VI __attribute__((vector_size(64)));
+typedef uint32_t VU __attribute__((vector_size(64)));
+typedef uint16_t VH __attribute__((vector_size(32), aligned(2), may_alias));
+static const int64_t L = 16;
+
+static inline V load(const float *p) { return *reinterpret_cast<const V *>(p); }
+static inline void store(float *p, V v) { *reinterpret_cast<V *>(p) = v; }
+
+static inline V load(const bf16 *p)
 {
-    const uint16_t *f = reinterpret_cast<const uint16_t *>(from);
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t u = (uint32_t)f[i] << 16;
-        std::memcpy(to + i, &u, 4);
+    return (V)(__builtin_convertvector(*reinterpret_cast<const VH *>(p), VU) << 16);
+}
+
+static inline void store(bf16 *p, V v)
+{
+    const VU u = (VU)v;
+    *reinterpret_cast<VH *>(p) = __builtin_convertvector((u + 0x7fff + ((u >> 16) & 1)) >> 16, VH);
+}
+
+static inline V all(float x) { return V{} + x; }
+
+// n values from one type to the other
+template <typename A, typename B>
+static inline void convert(const A *from, B *to, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        store(to + i, load(from + i));
+    if (i < n) {
+        A a[L] = {};
+        B b[L];
+        std::memcpy(a, from + i, (n - i) * sizeof(A));
+        store(b, load(a));
+        std::memcpy(to + i, b, (n - i) * sizeof(B));
     }
 }
 
-static inline void narrow(const float *from, bf16 *to, int64_t n)
+// exp(-x^2 / 2), and the normal distribution's share below x: erf by Abramowitz and Stegun 7.1.26, to 1.5e-7
+static inline void normal(V x, V &density, V &below)
 {
-    uint16_t *t = reinterpret_cast<uint16_t *>(to);
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t u;
-        std::memcpy(&u, from + i, 4);
-        t[i] = (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-    }
+    V e = x * x * -0.72134752f;                         // log2 of the density
+    e = e > -126.0f ? e : all(-126.0f);
+    const VI n = __builtin_convertvector(e - 0.5f, VI); // e <= 0: rounds to the nearest
+    const V f = (e - __builtin_convertvector(n, V)) * 0.69314718f;
+    V p = all(1.0f / 720);
+    p = p * f + 1.0f / 120;
+    p = p * f + 1.0f / 24;
+    p = p * f + 1.0f / 6;
+    p = p * f + 0.5f;
+    p = p * f + 1.0f;
+    p = p * f + 1.0f;
+    density = p * (V)((n + 127) << 23);
+    const V z = x < 0.0f ? -x : x;
+    const V t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * z);
+    V q = all(1.061405429f);
+    q = q * t - 1.453152027f;
+    q = q * t + 1.421413741f;
+    q = q * t - 0.284496736f;
+    q = q * t + 0.254829592f;
+    const V tail = 0.5f * q * t * density;
+    below = x < 0.0f ? tail : 1.0f - tail;
 }
 
-static inline void widen(const float *from, float *to, int64_t n) { std::memcpy(to, from, n * sizeof(float)); }
-static inline void narrow(const float *from, float *to, int64_t n) { std::memcpy(to, from, n * sizeof(float)); }
-
-// A plane with a border of zeros, row length w + 2.
-struct Plane {
-    int64_t h, w, s;
+// The last three rows of a plane, each between borders of zeros and filled up with zeros to whole vectors.
+struct Rows {
+    int64_t s;
     std::vector<float> v;
-    Plane(int64_t h_, int64_t w_) : h(h_), w(w_), s(w_ + 2), v((h_ + 2) * (w_ + 2), 0.0f) {}
-    float *row(int64_t y) { return v.data() + (y + 1) * s + 1; }
-    template <typename T> void load(const T *p) { for (int64_t y = 0; y < h; y++) widen(p + y * w, row(y), w); }
+    explicit Rows(int64_t w) : s((w + L - 1) / L * L + 2 * L), v(3 * s) {}
+    float *at(int64_t y) { return v.data() + (y + 3) % 3 * s + L; }
+    void clear(int64_t y) { std::memset(at(y), 0, (s - 2 * L) * sizeof(float)); }
 };
 
-static inline void conv_row(Plane &p, int64_t y, const float *k, float *__restrict o)
-{
-    const float *a = p.row(y - 1), *b = p.row(y), *c = p.row(y + 1);
-    for (int64_t x = 0; x < p.w; x++)
-        o[x] = k[0] * a[x - 1] + k[1] * a[x] + k[2] * a[x + 1] + k[3] * b[x - 1] + k[4] * b[x] + k[5] * b[x + 1] +
-               k[6] * c[x - 1] + k[7] * c[x] + k[8] * c[x + 1];
-}
-
-static inline void weight_gradient(Plane &p, Plane &g, float *gw)
-{
-    float s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0, s8 = 0;
-    for (int64_t y = 0; y < p.h; y++) {
-        const float *a = p.row(y - 1), *b = p.row(y), *c = p.row(y + 1), *q = g.row(y);
-        for (int64_t x = 0; x < p.w; x++) {
-            float v = q[x];
-            s0 += v * a[x - 1]; s1 += v * a[x]; s2 += v * a[x + 1];
-            s3 += v * b[x - 1]; s4 += v * b[x]; s5 += v * b[x + 1];
-            s6 += v * c[x - 1]; s7 += v * c[x]; s8 += v * c[x + 1];
-        }
+// The rows about y, and what a 3x3 kernel makes of them from x on.
+struct Window {
+    const float *r[3];
+    Window(Rows &p, int64_t y) : r{p.at(y - 1), p.at(y), p.at(y + 1)} {}
+    V at(const float *k, int64_t x) const
+    {
+        V sum = load(r[0] + x - 1) * k[0];
+        sum += load(r[0] + x) * k[1];
+        sum += load(r[0] + x + 1) * k[2];
+        V more = load(r[1] + x - 1) * k[3];
+        more += load(r[1] + x) * k[4];
+        more += load(r[1] + x + 1) * k[5];
+        sum += load(r[2] + x - 1) * k[6];
+        more += load(r[2] + x) * k[7];
+        sum += load(r[2] + x + 1) * k[8];
+        return sum + more;
     }
-    float s[9] = {s0, s1, s2, s3, s4, s5, s6, s7, s8};
-    for (int i = 0; i < 9; i++)
-        gw[i] += s[i];
-}
+};
+
+// Sums over a plane of the gradient times each of the nine neighbours.
+struct Nine {
+    V s[9] = {};
+    void add(const Window &p, const float *g, int64_t w)
+    {
+        V s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3], s4 = s[4], s5 = s[5], s6 = s[6], s7 = s[7], s8 = s[8];
+        for (int64_t x = 0; x < w; x += L) {
+            const V v = load(g + x);
+            s0 += v * load(p.r[0] + x - 1);
+            s1 += v * load(p.r[0] + x);
+            s2 += v * load(p.r[0] + x + 1);
+            s3 += v * load(p.r[1] + x - 1);
+            s4 += v * load(p.r[1] + x);
+            s5 += v * load(p.r[1] + x + 1);
+            s6 += v * load(p.r[2] + x - 1);
+            s7 += v * load(p.r[2] + x);
+            s8 += v * load(p.r[2] + x + 1);
+        }
+        s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3, s[4] = s4, s[5] = s5, s[6] = s6, s[7] = s7, s[8] = s8;
+    }
+    void sums(float *gw) const
+    {
+        for (int i = 0; i < 9; i++)
+            for (int j = 0; j < L; j++)
+                gw[i] += s[i][j];
+    }
+};
 
 static inline void flipped(const float *k, float *f)
 {
     for (int i = 0; i < 9; i++)
         f[i] = k[8 - i];
+}
+
+// Brings row y of a plane of h rows in, zeros where there is none.
+template <typename T>
+static inline void bring(Rows &p, const T *plane, int64_t y, int64_t h, int64_t w)
+{
+    if (y >= 0 && y < h)
+        convert(plane + y * w, p.at(y), w);
+    else
+        p.clear(y);
+}
+
+// Row y through a kernel; `buffer` holds a row of whole vectors.
+template <typename T>
+static inline void conv_row(Rows &p, int64_t y, const float *k, float *buffer, T *to, int64_t w)
+{
+    const Window n(p, y);
+    for (int64_t x = 0; x < w; x += L)
+        store(buffer + x, n.at(k, x));
+    convert(buffer, to, w);
 }
 
 template <typename T>
@@ -81,13 +166,14 @@ torch::Tensor dw_forward(torch::Tensor x, torch::Tensor w)
     T *op = o.data_ptr<T>();
     const float *wp = w.data_ptr<float>();
     at::parallel_for(0, B * C, 1, [&](int64_t i0, int64_t i1) {
-        Plane p(H, W);
-        std::vector<float> r(W);
+        Rows p(W);
+        std::vector<float> r(W + L);
         for (int64_t i = i0; i < i1; i++) {
-            p.load(xp + i * N);
+            p.clear(-1);
+            bring(p, xp + i * N, 0, H, W);
             for (int64_t y = 0; y < H; y++) {
-                conv_row(p, y, wp + i % C * 9, r.data());
-                narrow(r.data(), op + i * N + y * W, W);
+                bring(p, xp + i * N, y + 1, H, W);
+                conv_row(p, y, wp + i % C * 9, r.data(), op + i * N + y * W, W);
             }
         }
     });
@@ -104,21 +190,26 @@ std::vector<torch::Tensor> dw_backward(torch::Tensor g, torch::Tensor x, torch::
     const float *wp = w.data_ptr<float>();
     float *gwp = gw.data_ptr<float>();
     at::parallel_for(0, C, 1, [&](int64_t c0, int64_t c1) {
-        Plane p(H, W), q(H, W);
-        std::vector<float> r(W);
+        Rows p(W), q(W);
+        std::vector<float> r(W + L);
         for (int64_t c = c0; c < c1; c++) {
             float f[9];
+            Nine sums;
             flipped(wp + c * 9, f);
             for (int64_t b = 0; b < B; b++) {
-                const int64_t i = b * C + c;
-                p.load(xp + i * N);
-                q.load(gp + i * N);
+                const int64_t at = (b * C + c) * N;
+                p.clear(-1);
+                q.clear(-1);
+                bring(p, xp + at, 0, H, W);
+                bring(q, gp + at, 0, H, W);
                 for (int64_t y = 0; y < H; y++) {
-                    conv_row(q, y, f, r.data());
-                    narrow(r.data(), op + i * N + y * W, W);
+                    bring(p, xp + at, y + 1, H, W);
+                    bring(q, gp + at, y + 1, H, W);
+                    conv_row(q, y, f, r.data(), op + at + y * W, W);
+                    sums.add(Window(p, y), q.at(y), W);
                 }
-                weight_gradient(p, q, gwp + c * 9);
             }
+            sums.sums(gwp + c * 9);
         }
     });
     return {gx, gw};
@@ -133,19 +224,26 @@ torch::Tensor gate_forward(torch::Tensor x, torch::Tensor w)
     T *op = o.data_ptr<T>();
     const float *wp = w.data_ptr<float>();
     at::parallel_for(0, B * C, 1, [&](int64_t i0, int64_t i1) {
-        Plane p(H, W), q(H, W);
-        std::vector<float> ra(W), rb(W);
-        float *a = ra.data(), *b = rb.data();
+        Rows p(W), q(W);
+        std::vector<float> r(W + L);
         for (int64_t i = i0; i < i1; i++) {
             const int64_t n = i / C, c = i % C;
-            p.load(xp + (n * 2 * C + c) * N);
-            q.load(xp + (n * 2 * C + C + c) * N);
+            const T *a = xp + (n * 2 * C + c) * N, *b = a + C * N;
+            p.clear(-1);
+            q.clear(-1);
+            bring(p, a, 0, H, W);
+            bring(q, b, 0, H, W);
             for (int64_t y = 0; y < H; y++) {
-                conv_row(p, y, wp + c * 9, a);
-                conv_row(q, y, wp + (C + c) * 9, b);
-                for (int64_t j = 0; j < W; j++)
-                    a[j] = 0.5f * a[j] * (1.0f + erff(a[j] * 0.70710678f)) * b[j];
-                narrow(a, op + i * N + y * W, W);
+                bring(p, a, y + 1, H, W);
+                bring(q, b, y + 1, H, W);
+                const Window pa(p, y), qb(q, y);
+                for (int64_t j = 0; j < W; j += L) {
+                    const V u = pa.at(wp + c * 9, j);
+                    V density, below;
+                    normal(u, density, below);
+                    store(r.data() + j, u * below * qb.at(wp + (C + c) * 9, j));
+                }
+                convert(r.data(), op + i * N + y * W, W);
             }
         }
     });
@@ -162,37 +260,50 @@ std::vector<torch::Tensor> gate_backward(torch::Tensor g, torch::Tensor x, torch
     const float *wp = w.data_ptr<float>();
     float *gwp = gw.data_ptr<float>();
     at::parallel_for(0, C, 1, [&](int64_t c0, int64_t c1) {
-        Plane p(H, W), q(H, W), ga(H, W), gb(H, W);
-        std::vector<float> ra(W), rb(W), rg(W);
-        float *a = ra.data(), *b = rb.data(), *v = rg.data();
+        Rows p(W), q(W), ga(W), gb(W);
+        std::vector<float> r(W + L), v(W + L);          // what lies behind v's row stays 0, and so it does for ga and gb
         for (int64_t c = c0; c < c1; c++) {
+            const float *ka = wp + c * 9, *kb = ka + C * 9;
             float fa[9], fb[9];
-            flipped(wp + c * 9, fa);
-            flipped(wp + (C + c) * 9, fb);
+            Nine sa, sb;
+            flipped(ka, fa);
+            flipped(kb, fb);
             for (int64_t n = 0; n < B; n++) {
-                const int64_t ia = n * 2 * C + c, ib = ia + C;
-                p.load(xp + ia * N);
-                q.load(xp + ib * N);
-                for (int64_t y = 0; y < H; y++) {
-                    conv_row(p, y, wp + c * 9, a);
-                    conv_row(q, y, wp + (C + c) * 9, b);
-                    widen(gp + (n * C + c) * N + y * W, v, W);
-                    float *__restrict oa = ga.row(y), *__restrict ob = gb.row(y);
-                    for (int64_t j = 0; j < W; j++) {
-                        const float phi = 0.5f + 0.5f * erff(a[j] * 0.70710678f);
-                        oa[j] = v[j] * b[j] * (phi + a[j] * 0.39894228f * expf(-0.5f * a[j] * a[j]));
-                        ob[j] = v[j] * a[j] * phi;
+                const int64_t ia = (n * 2 * C + c) * N, ib = ia + C * N;
+                p.clear(-1);
+                q.clear(-1);
+                ga.clear(-1);
+                gb.clear(-1);
+                bring(p, xp + ia, 0, H, W);
+                bring(q, xp + ib, 0, H, W);
+                for (int64_t y = 0; y <= H; y++) {
+                    if (y < H) {
+                        bring(p, xp + ia, y + 1, H, W);
+                        bring(q, xp + ib, y + 1, H, W);
+                        convert(gp + (n * C + c) * N + y * W, v.data(), W);
+                        const Window pa(p, y), qb(q, y);
+                        float *oa = ga.at(y), *ob = gb.at(y);
+                        for (int64_t j = 0; j < W; j += L) {
+                            const V a = pa.at(ka, j), b = qb.at(kb, j), u = load(v.data() + j);
+                            V density, below;
+                            normal(a, density, below);
+                            store(oa + j, u * b * (below + a * 0.39894228f * density));
+                            store(ob + j, u * a * below);
+                        }
+                        sa.add(pa, oa, W);
+                        sb.add(qb, ob, W);
+                    } else {
+                        ga.clear(y);
+                        gb.clear(y);
+                    }
+                    if (y > 0) {                        // the rows about y - 1 are complete
+                        conv_row(ga, y - 1, fa, r.data(), op + ia + (y - 1) * W, W);
+                        conv_row(gb, y - 1, fb, r.data(), op + ib + (y - 1) * W, W);
                     }
                 }
-                for (int64_t y = 0; y < H; y++) {
-                    conv_row(ga, y, fa, a);
-                    narrow(a, op + ia * N + y * W, W);
-                    conv_row(gb, y, fb, b);
-                    narrow(b, op + ib * N + y * W, W);
-                }
-                weight_gradient(p, ga, gwp + c * 9);
-                weight_gradient(q, gb, gwp + (C + c) * 9);
             }
+            sa.sums(gwp + c * 9);
+            sb.sums(gwp + (C + c) * 9);
         }
     });
     return {gx, gw};
@@ -217,7 +328,7 @@ torch::Tensor norm_forward(torch::Tensor x, torch::Tensor w)
                 m[j] = s[j] = 0;
             for (int64_t c = 0; c < C; c++) {
                 float *v = buf.data() + c * CHUNK;
-                widen(xp + (b * C + c) * N + at, v, n);
+                convert(xp + (b * C + c) * N + at, v, n);
                 for (int64_t j = 0; j < n; j++)
                     m[j] += v[j];
             }
@@ -234,7 +345,7 @@ torch::Tensor norm_forward(torch::Tensor x, torch::Tensor w)
                 const float *v = buf.data() + c * CHUNK;
                 for (int64_t j = 0; j < n; j++)
                     r[j] = v[j] * s[j] * wp[c];
-                narrow(r, op + (b * C + c) * N + at, n);
+                convert(r, op + (b * C + c) * N + at, n);
             }
         }
     });
@@ -259,8 +370,8 @@ std::vector<torch::Tensor> norm_backward(torch::Tensor g, torch::Tensor x, torch
             m[j] = s[j] = d[j] = 0;
         for (int64_t c = 0; c < C; c++) {
             float *v = xb.data() + c * CHUNK, *q = gb.data() + c * CHUNK;
-            widen(xp + (b * C + c) * N + at, v, n);
-            widen(gp + (b * C + c) * N + at, q, n);
+            convert(xp + (b * C + c) * N + at, v, n);
+            convert(gp + (b * C + c) * N + at, q, n);
             for (int64_t j = 0; j < n; j++) {
                 m[j] += v[j];
                 d[j] += q[j] * v[j] * wp[c];
@@ -285,7 +396,7 @@ std::vector<torch::Tensor> norm_backward(torch::Tensor g, torch::Tensor x, torch
                 sum += q[j] * v[j] * s[j];
             }
             gwp[c] += sum;
-            narrow(r, op + (b * C + c) * N + at, n);
+            convert(r, op + (b * C + c) * N + at, n);
         }
     }
     return {gx, gw};

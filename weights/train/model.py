@@ -96,7 +96,7 @@ class Attention(nn.Module):
         b, c, h, w = x.shape
         n, d = self.heads, c // self.heads
         t = self.qkv_dwconv(self.qkv(x)).reshape(b, 3 * c, h * w)
-        q, k, v = t[:, :c], t[:, c:2 * c], t[:, 2 * c:]
+        q, k, v = t.split(c, 1)
         q, k = q.reshape(b, n, d, h * w), k.reshape(b, n, d, h * w)
         nq = q.square().sum(-1).sqrt().clamp_min(1e-12)
         nk = k.square().sum(-1).sqrt().clamp_min(1e-12)

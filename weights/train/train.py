@@ -12,8 +12,8 @@ Restoration learns one artifact at a time, as in the paper: what a sample is to 
 artifact alone, but may itself be shaded, noisy or ghosted, so that a step learns to leave the others to theirs.
 The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
 --plain is the paper's way: bias steps work at full resolution, and the classifier sees one view.
-Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), and their
-gradients are summed.
+Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), then the
+task --filler until all are done, and their gradients are summed.
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must, or the steps done (--steps); state is
 kept for resuming, and saved when the process is asked to end (SIGTERM); first.pt is where it began.
 """
@@ -343,6 +343,7 @@ def main():
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--weights", default="motion=1,noise=1,bias=1", help="loss weights; a task's work follows --work")
     p.add_argument("--work", default="noise=1,bias=1,motion=1,clean=1,state=1", help="repetitions of a task in a step (may be < 1)")
+    p.add_argument("--filler", help="a task that a process goes on with until the other processes are done with theirs")
     p.add_argument("--fast", action="store_true", help="the kernels of fast.cpp, which needs a C++ compiler and ninja")
     p.add_argument("--fp32", action="store_true", help="float32 instead of bfloat16, for processors without instructions for the latter")
     p.add_argument("--start", help="a weights file to start from")
@@ -575,6 +576,13 @@ def main():
         return a.ce * classify(views(full, x), best, "state")
 
     tasks = {"motion": lambda: task_whole("motion"), "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state}
+
+    def once(task):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
+            loss = task()
+        loss.backward()
+
+    store = torch.distributed.distributed_c10d._get_default_store() if ranks > 1 else None
     ending = []
     signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
     saved = reported = time.time()
@@ -587,9 +595,13 @@ def main():
         net.zero_grad(set_to_none=True)
         for kind, task in tasks.items():
             for _ in range(reps(kind)):
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
-                    loss = task()
-                loss.backward()
+                once(task)
+        if a.filler and ranks > 1:
+            done = "done %d" % step
+            ready = store.add(done, 1)
+            while ready < ranks:
+                once(tasks[a.filler])
+                ready = store.add(done, 0)
         now = time.time()
         spent += now - t0
         t0 = now
