@@ -148,7 +148,7 @@ static resmap_status corrupt_frames(rsm_env *env, rsm_device *device, rsm_device
         int constant = 0;
         RSM_TRY(rsm_progress(env, "synth", frame, frames));
         for (size_t i = 0; i < count; i++)
-            if (!isfinite(in[i])) return rsm_fail(env, RESMAP_BAD_FILE, "%s: a voxel is not finite", name);
+            if (!isfinite(in[i])) return rsm_fail(env, RESMAP_BAD_FILE, "%s: a voxel is not finite in float32", name);
         resmap_status status = rsm_scale_measure(env, name, in, NULL, count, &scale, &constant);
         if (status != RESMAP_OK && constant && ++constant_frames < frames) {
             memcpy(corrupted->data + frame * count, in, count * sizeof *in);

@@ -835,9 +835,9 @@ START_TEST(refused_volumes)
     char *record = UNTOUCHED(char);
 
     data[17] = NAN;
-    REFUSED(resmap_synth(context, clean, &o, &image, &record), RESMAP_BAD_FILE, "image: a voxel is not finite");
+    REFUSED(resmap_synth(context, clean, &o, &image, &record), RESMAP_BAD_FILE, "image: a voxel is not finite in float32");
     data[17] = -INFINITY;
-    REFUSED(resmap_synth(context, clean, &o, &image, &record), RESMAP_BAD_FILE, "image: a voxel is not finite");
+    REFUSED(resmap_synth(context, clean, &o, &image, &record), RESMAP_BAD_FILE, "image: a voxel is not finite in float32");
     for (size_t i = 0; i < voxels(clean); i++) data[i] = 7;
     REFUSED(resmap_synth(context, clean, &o, &image, &record), RESMAP_BAD_FILE, "image: ");     /* all frames are constant */
     line = image_of(few, 5, 1, 1, 1);

@@ -687,7 +687,7 @@ START_TEST(zero_and_frames)
     ck_assert_int_eq(rsm_synth(&env, NULL, clean, &options, NULL, 0, NULL, &out, NULL), RESMAP_BAD_FILE);
     clean->data[3] = NAN;
     ck_assert_int_eq(rsm_synth(&env, NULL, clean, &options, NULL, 0, NULL, &out, NULL), RESMAP_BAD_FILE);
-    ck_assert_str_eq(env.error, "image: a voxel is not finite");
+    ck_assert_str_eq(env.error, "image: a voxel is not finite in float32");
     resmap_image_free(clean);
 }
 END_TEST

@@ -157,7 +157,7 @@ static resmap_status check_finite(rsm_env *env, const float *data, const float *
 {
     for (size_t i = 0; i < count; i++)
         if (!isfinite(data[i]) && (!mask || mask[i] > 0.5f))
-            return rsm_fail(env, RESMAP_BAD_FILE, "%s: a voxel%s is not finite", name, mask ? " inside the mask" : "");
+            return rsm_fail(env, RESMAP_BAD_FILE, "%s: a voxel%s is not finite in float32", name, mask ? " inside the mask" : "");
     return RESMAP_OK;
 }
 
@@ -270,7 +270,7 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
                             test->shape[0], test->shape[1], test->shape[2], test->shape[3], e.names[0],
                             shape[0], shape[1], shape[2], shape[3]);
     if (mask && (mask->shape[3] != 1 || !rsm_image_same_grid(reference, mask)))
-        return rsm_fail(env, RESMAP_BAD_FILE, "%s: its grid is not that of %s", e.names[2], e.names[0]);
+        return rsm_fail(env, RESMAP_BAD_FILE, "%s: not on the grid of %s", e.names[2], e.names[0]);
     RSM_TRY(rsm_slicing_choose(env, reference, plane, &e.slicing));
     resmap_status status = RESMAP_OK;
     resmap_metrics *m = e.metrics = calloc(1, sizeof *m);

@@ -899,7 +899,7 @@ static resmap_status check_finite(const cascade *c, const float *volume)
         for (size_t y = 0; y < c->shape[1]; y++)
             for (size_t x = 0; x < c->shape[0]; x++, i++)
                 if (!isfinite(volume[i]) && (c->mask == NULL || c->mask[i] > 0.5f))
-                    return rsm_fail(c->env, RESMAP_BAD_FILE, "%s: voxel (%zu, %zu, %zu) is not a finite number (a mask may exclude it)",
+                    return rsm_fail(c->env, RESMAP_BAD_FILE, "%s: voxel (%zu, %zu, %zu) is not a finite number in float32 (a mask may exclude it)",
                                     c->input_name, x, y, z);
     return RESMAP_OK;
 }

@@ -12,8 +12,8 @@ Restoration learns one artifact at a time, as in the paper: what a sample is to 
 artifact alone, but may itself be shaded, noisy or ghosted, so that a step learns to leave the others to theirs.
 The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
 --plain is the paper's way: bias steps work at full resolution, and the classifier sees one view.
-Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), then the
-task --filler until all are done, and their gradients are summed.
+Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), and their
+gradients are summed.
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must, or the steps done (--steps); state is
 kept for resuming, and saved when the process is asked to end (SIGTERM); first.pt is where it began.
 """
@@ -44,6 +44,7 @@ CONFIG = dict(dim=16, num_blocks=[1, 3, 4, 8], num_refinement_blocks=6, heads=[1
               layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, field_order=3, field_passes=3)
 PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "field_order", "field_passes")}
 PIXELS = 64
+MASKED = 0.35                    # share of samples
 CLASS = {"motion": 0, "noise": 1, "bias": 2, "clean": 3}
 
 
@@ -99,6 +100,30 @@ def flat(x):
     x = levels[np.digitize(x, (levels[1:] + levels[:-1]) / 2)].astype(np.float32)
     soft = random.choice((0, 0, random.uniform(0.2, 0.6)))
     return scipy.ndimage.gaussian_filter(x, soft) if soft else x
+
+
+def masked(z):
+    """A sample [2, 1, 1, H, W] as a mask or skull stripping leaves it, or cut so close that nothing of the air is left: what air shows of
+    noise and ghosts is not there then.  In the scale that the program would find."""
+    x = z[0, 0, 0].numpy()
+    inside = scipy.ndimage.gaussian_filter(z[1, 0, 0].numpy(), 2) > random.uniform(0.04, 0.12)
+    inside = scipy.ndimage.binary_fill_holes(inside)
+    if random.random() < 0.5:               # without the rim, as after skull stripping
+        inside = scipy.ndimage.distance_transform_edt(inside) > random.uniform(0.02, 0.08) * max(x.shape)
+    if inside.mean() < 0.08:
+        return z
+    seen = z
+    if random.random() < 0.3:
+        rows, columns = (np.flatnonzero(inside.any(a)) for a in (1, 0))
+        trim = lambda k: slice(*(int(k[0] + (k[-1] - k[0]) * c) for c in (random.uniform(0.1, 0.25), random.uniform(0.75, 0.9))))
+        cut = trim(rows), trim(columns)
+        if min(c.stop - c.start for c in cut) < 72:
+            return z
+        seen, values = z[..., cut[0], cut[1]], x[cut]
+    else:
+        seen = z * torch.from_numpy(inside)
+        values = x[inside] if random.random() < 0.5 else seen[0, 0, 0].numpy()
+    return (seen / float(top_of(values) / top_of(x))).contiguous()
 
 
 class Pool:
@@ -192,7 +217,11 @@ class Pool:
 
     def sample(self, kind):
         """One slice with one artifact, and what it is to be restored to: [2, 1, 1, H, W] input, target; threshold.
-        The target may be shaded by a field or be ghosted itself."""
+        The target may be shaded by a field or be ghosted itself, both may be masked."""
+        z, th = self.slices("clean", 1) if kind == "clean" else self.corrupted(kind)
+        return masked(z) if random.random() < MASKED else z, th
+
+    def corrupted(self, kind):
         if kind == "noise":
             if random.random() < 0.12:
                 g, th = self.group("clean")
@@ -455,7 +484,7 @@ def main():
         return loss
 
     def task_noise():
-        if random.random() < 0.2:
+        if random.random() < 0.35:
             return task_whole("noise", shrink=0.5)
         size, parts = random.randrange(80, 177, 16), []
         while len(parts) < max(2, 65000 // ranks // size ** 2):          # one product of several crops is quicker than one for each
@@ -518,7 +547,7 @@ def main():
         return total
 
     def task_clean():
-        g, th = pool.slices("clean", 1)
+        g, th = pool.sample("clean")
         loss = ask_large(g, th, 3, "clean", 0.6) if a.ce else torch.zeros((), requires_grad=True)
         if random.random() < 0.2:
             z = large(g, th, progress, 0)
@@ -548,6 +577,7 @@ def main():
         s, th = pool.made("motion" if some[0] else "clean", random.uniform(0.2, 0.9) if some[1] else None,
                           random_noise() if some[2] else None)
         z = pool.turned(s[[-1, 0]])
+        z = masked(z) if random.random() < MASKED else z
         if max(z.shape[-2:]) > 160 and random.random() < 0.75:
             z = shrunk(z, random.randint(112, 160))
         x, y = z[0], z[1]
@@ -596,7 +626,7 @@ def main():
         for kind, task in tasks.items():
             for _ in range(reps(kind)):
                 once(task)
-        if a.filler and ranks > 1:
+        if a.filler and ranks > 1:          # a process that is done before another goes on with this task meanwhile
             done = "done %d" % step
             ready = store.add(done, 1)
             while ready < ranks:
