@@ -6,14 +6,16 @@ Each optimizer step sums a few tasks, each repeated as --work says:
   bias    shrunken 64-pixel views of whole slices under fields drawn afresh: restoration, and classification of the same
           slices with and without the field; one whole slice or large crop: classification
   clean   whole slice or large crop: classification; seldom restoration with another class's prompt (must do nothing)
+  masked  a slice that shows no air, with and without noise or motion: classification only
   state   what the cascade meets: a slice under one to three artifacts, or what is left of one after some of the network's
           own steps; classification only, by what helps (see task_state)
 Restoration learns one artifact at a time, as in the paper: what a sample is to be restored to differs from it by that
 artifact alone, but may itself be shaded, noisy or ghosted, so that a step learns to leave the others to theirs.
+Nearly a third of the samples show no air, as behind a mask: else noise and ghosts are looked for there alone.
 The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
 --plain is the paper's way: bias steps work at full resolution, and the classifier sees one view.
-Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), and their
-gradients are summed.
+Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), then the
+task --filler until all are done, and their gradients are summed.
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must, or the steps done (--steps); state is
 kept for resuming, and saved when the process is asked to end (SIGTERM); first.pt is where it began.
 """
@@ -44,7 +46,7 @@ CONFIG = dict(dim=16, num_blocks=[1, 3, 4, 8], num_refinement_blocks=6, heads=[1
               layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, field_order=3, field_passes=3)
 PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "field_order", "field_passes")}
 PIXELS = 64
-MASKED = 0.35                    # share of samples
+MASKED = 0.3                     # share of samples
 CLASS = {"motion": 0, "noise": 1, "bias": 2, "clean": 3}
 
 
@@ -371,7 +373,7 @@ def main():
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--weights", default="motion=1,noise=1,bias=1", help="loss weights; a task's work follows --work")
-    p.add_argument("--work", default="noise=1,bias=1,motion=1,clean=1,state=1", help="repetitions of a task in a step (may be < 1)")
+    p.add_argument("--work", default="noise=1,bias=1,motion=1,clean=1,state=1,masked=1", help="repetitions of a task in a step (may be < 1)")
     p.add_argument("--filler", help="a task that a process goes on with until the other processes are done with theirs")
     p.add_argument("--fast", action="store_true", help="the kernels of fast.cpp, which needs a C++ compiler and ninja")
     p.add_argument("--fp32", action="store_true", help="float32 instead of bfloat16, for processors without instructions for the latter")
@@ -557,6 +559,22 @@ def main():
             loss = loss + 0.5 * extra
         return loss
 
+    def task_masked():
+        """A slice that shows no air, with and without noise or motion: classification alone, of differences."""
+        kind = random.choice(("motion", "noise"))
+        if kind == "noise":
+            s, th = pool.made("clean", None, random_noise())
+            s = s[[-1, 0]]
+        else:
+            g, th = pool.group("motion")
+            s = np.array(g[:, random.randrange(g.shape[1])], dtype=np.float32)
+        z = masked(pool.turned(s))
+        if not visible(z, 40):
+            return torch.zeros((), requires_grad=True)
+        z[1] *= float(top_of(z[0].numpy()) / top_of(z[1].numpy()))          # each in its own scale
+        p = views(pooled(large(z, th, progress, 0.6, 0.1 if kind == "noise" else 0.5)[:, 0]), z[:, 0])   # shrinking takes noise away
+        return a.ce / 2 * (classify(p[:1], CLASS[kind], "masked_" + kind) + classify(p[1:], CLASS["clean"], "masked_clean"))
+
     def step_of(x, cls, codes=None):
         """One of the network's own steps on a scaled slice [1, 1, H, W], as the program does it."""
         h, w = x.shape[-2:]
@@ -605,7 +623,7 @@ def main():
         note("state_clean", torch.tensor(float(best == 3)))
         return a.ce * classify(views(full, x), best, "state")
 
-    tasks = {"motion": lambda: task_whole("motion"), "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state}
+    tasks = {"motion": lambda: task_whole("motion"), "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state, "masked": task_masked}
 
     def once(task):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
@@ -626,7 +644,7 @@ def main():
         for kind, task in tasks.items():
             for _ in range(reps(kind)):
                 once(task)
-        if a.filler and ranks > 1:          # a process that is done before another goes on with this task meanwhile
+        if a.filler and ranks > 1:
             done = "done %d" % step
             ready = store.add(done, 1)
             while ready < ranks:
