@@ -446,8 +446,8 @@ START_TEST(test_lies)
     LIE(set(&f, DATATYPE, 0, 1536), "float128");
     LIE(set(&f, BITPIX, 0, 8), "8 bits");
     LIE(set(&f, BITPIX, 0, 0), "0 bits");
-    LIE(set_offset(&f, (double)good.first - 8), "outside the file");
-    LIE(set_offset(&f, 0), "outside the file");
+    LIE(set_offset(&f, (double)good.first - 8), "within the header");
+    LIE(set_offset(&f, 0), "within the header");
     LIE(set_offset(&f, -352), "outside the file");
     LIE(set_offset(&f, 1e10), "outside the file");
     LIE(set_offset(&f, 9e18), "outside the file");

@@ -280,7 +280,7 @@ static resmap_status header_check(source *in, facts *f, int compressed)
     double most = compressed ? (double)in->file_bytes * DEFLATE_MOST + (double)CHUNK : (double)in->file_bytes;
     if (!(f->vox_offset >= first && f->vox_offset <= most) || most > 4e18)
         BAD("%s: header claims voxels at byte %g, %s", in->path, f->vox_offset,
-            f->vox_offset < first ? "within the header" : "outside the file");
+            f->vox_offset >= 0 && f->vox_offset < first ? "within the header" : "outside the file");
     uint64_t held = (uint64_t)most - (uint64_t)f->vox_offset;
     if (f->voxels > held / f->type->bytes)
         BAD("%s: truncated, or a header that lies: %llu voxels of %u bytes do not fit in a file of %llu "
