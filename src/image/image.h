@@ -30,6 +30,8 @@ resmap_status rsm_image_create(rsm_env *env, const float *data, const size_t sha
                                struct resmap_image **image);
 /* Same grid: shape of axes 0-2 and voxel_to_world within 1e-3 mm. */
 int rsm_image_same_grid(const struct resmap_image *a, const struct resmap_image *b);
+/* RESMAP_BAD_FILE unless the mask is one frame on the image's grid. name: the image's, for the message. */
+resmap_status rsm_image_check_mask(rsm_env *env, const struct resmap_image *mask, const struct resmap_image *image, const char *name);
 
 /* ---- output.c: files that appear whole or not at all ---- */
 

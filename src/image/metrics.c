@@ -269,8 +269,7 @@ resmap_status rsm_evaluate(rsm_env *env, const resmap_image *reference, const re
                             "%s: %zu x %zu x %zu x %zu voxels, but %s has %zu x %zu x %zu x %zu", e.names[1],
                             test->shape[0], test->shape[1], test->shape[2], test->shape[3], e.names[0],
                             shape[0], shape[1], shape[2], shape[3]);
-    if (mask && (mask->shape[3] != 1 || !rsm_image_same_grid(reference, mask)))
-        return rsm_fail(env, RESMAP_BAD_FILE, "%s: not on the grid of %s", e.names[2], e.names[0]);
+    if (mask) RSM_TRY(rsm_image_check_mask(env, mask, reference, e.names[0]));
     RSM_TRY(rsm_slicing_choose(env, reference, plane, &e.slicing));
     resmap_status status = RESMAP_OK;
     resmap_metrics *m = e.metrics = calloc(1, sizeof *m);

@@ -769,6 +769,12 @@ int rsm_image_same_grid(const struct resmap_image *a, const struct resmap_image 
     return 1;
 }
 
+resmap_status rsm_image_check_mask(rsm_env *env, const struct resmap_image *mask, const struct resmap_image *image, const char *name)
+{
+    if (mask->shape[3] == 1 && rsm_image_same_grid(image, mask)) return RESMAP_OK;
+    return rsm_fail(env, RESMAP_BAD_FILE, "%s: not on the grid of %s", mask->path ? mask->path : "mask", name);
+}
+
 void resmap_image_free(resmap_image *image)
 {
     if (!image) return;

@@ -1192,11 +1192,7 @@ resmap_status rsm_cascade_run(rsm_env *env, rsm_network *const *networks, size_t
         goto done;
     }
     if (mask != NULL) {
-        if (!rsm_image_same_grid(input, mask) || mask->shape[3] != 1) {
-            status = rsm_fail(c.env, RESMAP_BAD_FILE, "%s: not on the grid of %s",
-                              mask->path != NULL ? mask->path : "mask", c.input_name);
-            goto done;
-        }
+        RSM_CHECK(rsm_image_check_mask(c.env, mask, input, c.input_name));
         c.mask = mask->data;
     }
     RSM_CHECK(rsm_slicing_choose(c.env, input, options->plane, &c.slicing));

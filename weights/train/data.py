@@ -143,10 +143,15 @@ def scanned(x, edge, rng):
     return x.astype(np.float32)
 
 
+def head(x, threshold):
+    """A mask of the head in a slice [H, W], its holes filled."""
+    return scipy.ndimage.binary_fill_holes(scipy.ndimage.gaussian_filter(x, 2) > threshold)
+
+
 def cut_out(x, edge, rng):
     """The head without its rim and with nothing around, roughly as after skull stripping, or with all air set to zero."""
-    inside = scipy.ndimage.gaussian_filter(x, (2, 2, 0)) > rng.uniform(0.04, 0.1)
-    inside = np.stack([scipy.ndimage.binary_fill_holes(inside[:, :, i]) for i in range(x.shape[2])], 2)
+    threshold = rng.uniform(0.04, 0.1)
+    inside = np.stack([head(x[:, :, i], threshold) for i in range(x.shape[2])], 2)
     if rng.random() < 0.6:
         rim = rng.uniform(8, 18)
         inside = np.stack([scipy.ndimage.distance_transform_edt(inside[:, :, i], edge[:2]) > rim for i in range(x.shape[2])], 2)

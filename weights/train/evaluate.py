@@ -26,7 +26,7 @@ import scipy.ndimage
 from skimage.restoration import denoise_nl_means, estimate_sigma
 
 import artifacts
-from data import KINDS, load, manifest
+from data import KINDS, head, load, manifest
 from scaling import psnr, scale_numbers
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bench"))
@@ -94,12 +94,6 @@ def scaler(clean):
     return lambda v: (np.asarray(v, np.float64) - lo) / (hi - lo)
 
 
-def head(clean, axis):
-    """A mask of the head in each slice of a scaled volume, its holes filled."""
-    inside = scipy.ndimage.gaussian_filter(clean, [0 if d == axis else 2 for d in range(3)]) > 0.06
-    return np.moveaxis(np.stack([scipy.ndimage.binary_fill_holes(s) for s in np.moveaxis(inside, axis, 0)]), 0, axis)
-
-
 def calls(answer, scan, clean, axis, kind, central):
     """Of a whole volume: whether it is called `kind`, and each slice that holds some of the head, an artifact's under 35 dB; and
     the `central` ones of these."""
@@ -137,7 +131,8 @@ def main():
         clean_whole, biased_whole = (nibabel.load(p).get_fdata(dtype=np.float32) for p in paths)
         scaled_whole = scaler(clean_whole)
         whole = {"clean": scaled_whole(clean_whole), "bias": scaled_whole(biased_whole)}
-        inside, mask = head(clean, axis), os.path.join(work, "%d-mask.nii" % i)
+        inside = np.moveaxis(np.stack([head(s, 0.06) for s in np.moveaxis(clean, axis, 0)]), 0, axis)
+        mask = os.path.join(work, "%d-mask.nii" % i)
         keep(mask, inside, nibabel.load(os.path.join(work, "%d-clean.nii" % i)).affine)
         classify = lambda path, *more: json.loads(run([a.resmap, "classify", "--json", *more] + common + [path]))["volumes"][0]
         for kind, path in zip(("clean", "bias"), paths):
@@ -165,15 +160,15 @@ def main():
             before, after = psnr(now, x), psnr(now, restored)
             of["before"][kind], of["gain"][kind] = before, after - before
             cells.append("%.2f → %.2f (%+.2f)" % (before, after, after - before))
-            if kind != "bias":
-                run([a.resmap, "restore", "-f", "--mask", mask, "--order", kind, "--steps", "1"] + common + [src, dst])
-                of["inside"][kind] = [psnr(clean[inside], v[inside]) - psnr(clean[inside], x[inside])
-                                      for v in (restored, scaled(nibabel.load(dst).get_fdata()))]
             if kind == "bias":
                 of["fitted"] = psnr(now, classical.fitted(now, restored)) - before
                 if "N4" not in classical.missing():
                     z = scaled_whole(classical.restore(src, axis, slice(None), ["N4"])["N4"])
                     of["n4"], of["n4 fitted"] = psnr(now, z) - before, psnr(now, classical.fitted(now, z)) - before
+                continue
+            run([a.resmap, "restore", "-f", "--mask", mask, "--order", kind, "--steps", "1"] + common + [src, dst])
+            within = lambda v: psnr(clean[inside], v[inside])
+            of["inside"][kind] = [within(v) - within(x) for v in (restored, scaled(nibabel.load(dst).get_fdata()))]
             if kind == "noise":
                 widths = lambda g: tuple(0 if d == axis else g for d in range(3))
                 of["gauss"] = max(psnr(clean, scipy.ndimage.gaussian_filter(x, widths(g))) for g in WIDTHS) - before

@@ -137,14 +137,22 @@ static inline void flipped(const float *k, float *f)
         f[i] = k[8 - i];
 }
 
-// Brings row y of a plane of h rows in, zeros where there is none.
+// Brings row y of a plane of h rows in, zeros behind the last.
 template <typename T>
 static inline void bring(Rows &p, const T *plane, int64_t y, int64_t h, int64_t w)
 {
-    if (y >= 0 && y < h)
+    if (y < h)
         convert(plane + y * w, p.at(y), w);
     else
         p.clear(y);
+}
+
+// The first row, with zeros before it.
+template <typename T>
+static inline void begin(Rows &p, const T *plane, int64_t h, int64_t w)
+{
+    p.clear(-1);
+    bring(p, plane, 0, h, w);
 }
 
 // Row y through a kernel; `buffer` holds a row of whole vectors.
@@ -169,8 +177,7 @@ torch::Tensor dw_forward(torch::Tensor x, torch::Tensor w)
         Rows p(W);
         std::vector<float> r(W + L);
         for (int64_t i = i0; i < i1; i++) {
-            p.clear(-1);
-            bring(p, xp + i * N, 0, H, W);
+            begin(p, xp + i * N, H, W);
             for (int64_t y = 0; y < H; y++) {
                 bring(p, xp + i * N, y + 1, H, W);
                 conv_row(p, y, wp + i % C * 9, r.data(), op + i * N + y * W, W);
@@ -198,10 +205,8 @@ std::vector<torch::Tensor> dw_backward(torch::Tensor g, torch::Tensor x, torch::
             flipped(wp + c * 9, f);
             for (int64_t b = 0; b < B; b++) {
                 const int64_t at = (b * C + c) * N;
-                p.clear(-1);
-                q.clear(-1);
-                bring(p, xp + at, 0, H, W);
-                bring(q, gp + at, 0, H, W);
+                begin(p, xp + at, H, W);
+                begin(q, gp + at, H, W);
                 for (int64_t y = 0; y < H; y++) {
                     bring(p, xp + at, y + 1, H, W);
                     bring(q, gp + at, y + 1, H, W);
@@ -229,10 +234,8 @@ torch::Tensor gate_forward(torch::Tensor x, torch::Tensor w)
         for (int64_t i = i0; i < i1; i++) {
             const int64_t n = i / C, c = i % C;
             const T *a = xp + (n * 2 * C + c) * N, *b = a + C * N;
-            p.clear(-1);
-            q.clear(-1);
-            bring(p, a, 0, H, W);
-            bring(q, b, 0, H, W);
+            begin(p, a, H, W);
+            begin(q, b, H, W);
             for (int64_t y = 0; y < H; y++) {
                 bring(p, a, y + 1, H, W);
                 bring(q, b, y + 1, H, W);
@@ -270,12 +273,10 @@ std::vector<torch::Tensor> gate_backward(torch::Tensor g, torch::Tensor x, torch
             flipped(kb, fb);
             for (int64_t n = 0; n < B; n++) {
                 const int64_t ia = (n * 2 * C + c) * N, ib = ia + C * N;
-                p.clear(-1);
-                q.clear(-1);
+                begin(p, xp + ia, H, W);
+                begin(q, xp + ib, H, W);
                 ga.clear(-1);
                 gb.clear(-1);
-                bring(p, xp + ia, 0, H, W);
-                bring(q, xp + ib, 0, H, W);
                 for (int64_t y = 0; y <= H; y++) {
                     if (y < H) {
                         bring(p, xp + ia, y + 1, H, W);

@@ -36,7 +36,7 @@ import torch.nn.functional as F
 import safetensors.numpy
 
 from artifacts import bias_terms
-from data import KINDS, MADE
+from data import KINDS, MADE, head
 from fast import accelerate
 from model import ResMAP, initialise
 from views import area_matrix, field, limited, pad8, ratio, view_shape, volume_field
@@ -108,13 +108,11 @@ def masked(z):
     """A sample [2, 1, 1, H, W] as a mask or skull stripping leaves it, or cut so close that nothing of the air is left: what air shows of
     noise and ghosts is not there then.  In the scale that the program would find."""
     x = z[0, 0, 0].numpy()
-    inside = scipy.ndimage.gaussian_filter(z[1, 0, 0].numpy(), 2) > random.uniform(0.04, 0.12)
-    inside = scipy.ndimage.binary_fill_holes(inside)
+    inside = head(z[1, 0, 0].numpy(), random.uniform(0.04, 0.12))
     if random.random() < 0.5:               # without the rim, as after skull stripping
         inside = scipy.ndimage.distance_transform_edt(inside) > random.uniform(0.02, 0.08) * max(x.shape)
     if inside.mean() < 0.08:
         return z
-    seen = z
     if random.random() < 0.3:
         rows, columns = (np.flatnonzero(inside.any(a)) for a in (1, 0))
         trim = lambda k: slice(*(int(k[0] + (k[-1] - k[0]) * c) for c in (random.uniform(0.1, 0.25), random.uniform(0.75, 0.9))))
@@ -126,6 +124,10 @@ def masked(z):
         seen = z * torch.from_numpy(inside)
         values = x[inside] if random.random() < 0.5 else seen[0, 0, 0].numpy()
     return (seen / float(top_of(values) / top_of(x))).contiguous()
+
+
+def sometimes_masked(z):
+    return masked(z) if random.random() < MASKED else z
 
 
 class Pool:
@@ -221,9 +223,10 @@ class Pool:
         """One slice with one artifact, and what it is to be restored to: [2, 1, 1, H, W] input, target; threshold.
         The target may be shaded by a field or be ghosted itself, both may be masked."""
         z, th = self.slices("clean", 1) if kind == "clean" else self.corrupted(kind)
-        return masked(z) if random.random() < MASKED else z, th
+        return sometimes_masked(z), th
 
     def corrupted(self, kind):
+        """The same with air, of the kinds that are artifacts."""
         if kind == "noise":
             if random.random() < 0.12:
                 g, th = self.group("clean")
@@ -562,17 +565,13 @@ def main():
     def task_masked():
         """A slice that shows no air, with and without noise or motion: classification alone, of differences."""
         kind = random.choice(("motion", "noise"))
-        if kind == "noise":
-            s, th = pool.made("clean", None, random_noise())
-            s = s[[-1, 0]]
-        else:
-            g, th = pool.group("motion")
-            s = np.array(g[:, random.randrange(g.shape[1])], dtype=np.float32)
-        z = masked(pool.turned(s))
+        s, th = pool.made("motion") if kind == "motion" else pool.made("clean", noise=random_noise())
+        z = masked(pool.turned(s[[-1, 0]]))
         if not visible(z, 40):
             return torch.zeros((), requires_grad=True)
         z[1] *= float(top_of(z[0].numpy()) / top_of(z[1].numpy()))          # each in its own scale
-        p = views(pooled(large(z, th, progress, 0.6, 0.1 if kind == "noise" else 0.5)[:, 0]), z[:, 0])   # shrinking takes noise away
+        shrink = 0.1 if kind == "noise" else 0.5                            # which takes noise away
+        p = views(pooled(large(z, th, progress, 0.6, shrink)[:, 0]), z[:, 0])
         return a.ce / 2 * (classify(p[:1], CLASS[kind], "masked_" + kind) + classify(p[1:], CLASS["clean"], "masked_clean"))
 
     def step_of(x, cls, codes=None):
@@ -594,8 +593,7 @@ def main():
         some = random.choice(((1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 1)))
         s, th = pool.made("motion" if some[0] else "clean", random.uniform(0.2, 0.9) if some[1] else None,
                           random_noise() if some[2] else None)
-        z = pool.turned(s[[-1, 0]])
-        z = masked(z) if random.random() < MASKED else z
+        z = sometimes_masked(pool.turned(s[[-1, 0]]))
         if max(z.shape[-2:]) > 160 and random.random() < 0.75:
             z = shrunk(z, random.randint(112, 160))
         x, y = z[0], z[1]
@@ -623,7 +621,8 @@ def main():
         note("state_clean", torch.tensor(float(best == 3)))
         return a.ce * classify(views(full, x), best, "state")
 
-    tasks = {"motion": lambda: task_whole("motion"), "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state, "masked": task_masked}
+    tasks = {"motion": lambda: task_whole("motion"), "noise": task_noise, "bias": task_bias, "clean": task_clean, "state": task_state,
+             "masked": task_masked}
 
     def once(task):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
