@@ -1,8 +1,11 @@
-/* mean[c] of `count` elements of every channel: x[x_offset + c * x_plane + i].
+/* mean[c] of `count` elements of every channel, or of their squares (SQUARES 1): x[x_offset + c * x_plane + i].
  * A work-group of LANES items takes a channel (group id 0): item l sums every LANES-th vector, item 0 adds
  * the items up, in order. */
 #ifndef LANES
 #define LANES 1
+#endif
+#ifndef SQUARES
+#define SQUARES 0
 #endif
 
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1)))
@@ -13,7 +16,14 @@ void channel_mean(__global const float *x, const int x_offset, const int x_plane
     const int lane = get_local_id(0);
     x += x_offset + channel * x_plane;
     vec sum = 0.0f;
-    for (int i = lane * VECTOR; i < count; i += LANES * VECTOR) sum += vec_load_part(float, x + i, count - i);
+    for (int i = lane * VECTOR; i < count; i += LANES * VECTOR) {
+        const vec value = vec_load_part(float, x + i, count - i);
+#if SQUARES
+        sum += value * value;
+#else
+        sum += value;
+#endif
+    }
     float total = vec_sum(sum);
 #if LANES > 1
     __local float lanes[LANES];

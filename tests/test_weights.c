@@ -631,6 +631,9 @@ START_TEST(model_configuration)
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_evidence\": {\"weight\": 101, \"spread\": 1}", "up to 100"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"field_order\": 3, \"field_evidence\": 3", "field_evidence is not an object"},
         {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_views\": 2", "classifier.fc1.weight"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_levels\": 4", "classifier.fc1.weight"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_levels\": 5", "classifier_levels"},
+        {"{\"bias\": 64}", "{\"bias\": 64}, \"classifier_levels\": 2", "classifier_levels is neither"},
     };
 
     for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {

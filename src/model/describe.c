@@ -44,6 +44,8 @@ static int add_classes(const resmap_model *model, json_t *root)
     failed |=
         json_object_set_new(root, "classifier_views", json_integer((json_int_t)config->classifier_views));
     failed |=
+        json_object_set_new(root, "classifier_levels", json_integer((json_int_t)config->classifier_levels));
+    failed |=
         json_object_set_new(root, "classifier_hidden", json_integer((json_int_t)config->classifier_hidden));
     return failed;
 }
@@ -91,8 +93,9 @@ static void print_classes(FILE *out, const resmap_model *model)
 {
     const rsm_config *config = &model->config;
 
-    fprintf(out, "  classifier    %zu hidden units, %s\n", config->classifier_hidden,
-            config->classifier_views == 2 ? "sees the full and the shrunken slice" : "sees the full slice");
+    fprintf(out, "  classifier    %zu hidden units, %s%s\n", config->classifier_hidden,
+            config->classifier_views == 2 ? "sees the full and the shrunken slice" : "sees the full slice",
+            config->classifier_levels == 4 ? ", at all four levels" : "");
     if (config->evidence_weight > 0)
         fprintf(out, "                and hears, with weight %g, whether the volume's field varies by more than %g\n", config->evidence_weight,
                 config->evidence_spread);

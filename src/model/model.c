@@ -104,7 +104,7 @@ resmap_status rsm_model_visit(const rsm_config *config, rsm_model_visit_fn visit
     if (config->arch == RSM_ARCH_RESMAP) {
         size_t h = config->classifier_hidden;
 
-        RSM_TRY(one(w, "", "classifier.fc1.weight", 2, h, 8 * c * config->classifier_views, 1, 1));
+        RSM_TRY(one(w, "", "classifier.fc1.weight", 2, h, config->classifier_views * rsm_config_pooled(config), 1, 1));
         RSM_TRY(one(w, "", "classifier.fc1.bias", 1, h, 1, 1, 1));
         RSM_TRY(one(w, "", "classifier.fc2.weight", 2, config->class_count, h, 1, 1));
         RSM_TRY(one(w, "", "classifier.fc2.bias", 1, config->class_count, 1, 1, 1));
@@ -138,6 +138,11 @@ void rsm_config_shape(const rsm_config *config, char text[RSM_SHAPE_LENGTH])
              config->arch == RSM_ARCH_RESTORMER ? "restormer" : "resmap", config->dim, n[0], n[1], n[2], n[3],
              config->num_refinement_blocks, h[0], h[1], h[2], h[3],
              rsm_config_hidden(config, 8 * config->dim), config->norm_with_bias ? "-bias" : "");
+}
+
+size_t rsm_config_pooled(const rsm_config *config)
+{
+    return (config->classifier_levels == 4 ? 15 : 8) * config->dim;
 }
 
 int rsm_config_class(const rsm_config *config, const char *name)
@@ -211,7 +216,7 @@ static resmap_status read_views(rsm_env *env, const char *name, const json_t *ro
 {
     const json_t *pixels = json_object_get(root, "class_pixels"),
                  *views = json_object_get(root, "classifier_views"), *order = json_object_get(root, "field_order"),
-                 *passes = json_object_get(root, "field_passes");
+                 *passes = json_object_get(root, "field_passes"), *levels = json_object_get(root, "classifier_levels");
     const char *key;
     json_t *value;
     size_t shrunken = 0;
@@ -232,6 +237,10 @@ static resmap_status read_views(rsm_env *env, const char *name, const json_t *ro
     if (views) RSM_TRY(read_size(env, name, "classifier_views", views, 1, 2, &config->classifier_views));
     if (config->classifier_views == 2 && shrunken == 0)
         return bad(env, name, "two classifier_views need class_pixels");
+    config->classifier_levels = 1;
+    if (levels) RSM_TRY(read_size(env, name, "classifier_levels", levels, 1, 4, &config->classifier_levels));
+    if (config->classifier_levels != 1 && config->classifier_levels != 4)
+        return bad(env, name, "classifier_levels is neither 1 nor 4");
     if (order != NULL) RSM_TRY(read_size(env, name, "field_order", order, 1, RSM_FIELD_ORDER, &config->field_order));
     if (config->field_order > 0 && shrunken == 0) return bad(env, name, "field_order needs class_pixels");
     config->field_passes = 1;

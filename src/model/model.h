@@ -48,6 +48,7 @@ typedef struct rsm_config {
     int clean;                   /* the index of "clean", or -1 */
     size_t class_pixels[RESMAP_MAX_CLASSES];   /* 0: full resolution */
     size_t classifier_views;     /* 1 or 2 */
+    size_t classifier_levels;    /* 1: the latent; 4: levels 1 to 3 too */
     size_t field_passes;         /* that such a step makes at most, 1… */
     size_t field_order;          /* of the polynomial that a step's fields are fitted by over the volume; 0: none is */
     double evidence_weight;      /* of that field in telling its class from "clean", 0: none; and the spread within slices */
@@ -96,6 +97,8 @@ void rsm_model_prompt(const resmap_model *model, int class_index, int sample, ui
 void rsm_model_some_prompt(const resmap_model *model, float *feature);
 /* Index of a class by name, or -1. */
 int rsm_config_class(const rsm_config *config, const char *name);
+/* How many numbers the classifier sees of a view. */
+size_t rsm_config_pooled(const rsm_config *config);
 
 /* ---- describe.c, report.c: what resmap_model_describe and resmap_report_json give ---- */
 

@@ -343,7 +343,7 @@ const char *rsm_network_precision(const rsm_network *net)
 
 size_t rsm_network_pooled_count(const rsm_network *net)
 {
-    return 8 * net->config->dim;
+    return rsm_config_pooled(net->config);
 }
 
 resmap_status rsm_network_set_prompt(rsm_network *net, const float *prompt)

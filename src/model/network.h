@@ -36,9 +36,9 @@ rsm_storage rsm_network_storage(const rsm_network *network);
 const char *rsm_network_precision(const rsm_network *network);
 /* Sets the prompt feature (text_dim floats) of later decodings; models of arch resmap only. */
 resmap_status rsm_network_set_prompt(rsm_network *network, const float *prompt);
-/* Length of the pooled latent, 8 * dim. */
+/* How many pooled numbers rsm_plan_encode makes of a slice. */
 size_t rsm_network_pooled_count(const rsm_network *network);
-/* The classifier (paper §2.1): views * 8 * dim pooled features to one logit a class; on the host, in float64. */
+/* The classifier (paper §2.1): what rsm_plan_encode pooled, of every view, to one logit a class; on the host, in float64. */
 void rsm_network_classify(const rsm_network *network, const float *pooled, double *logits);
 
 /* Allocates maps and scratch for up to `slices` slices of height x width (multiples of 8) at a time, with smaller bands where
@@ -52,7 +52,8 @@ void rsm_plan_free(rsm_plan *plan);
 size_t rsm_plan_band_rows(const rsm_plan *plan);
 
 /* Runs the encoder on `count` dense slices, [count, height, width], at most the plan's; the encodings stay in the plan's
- * maps. pooled: the means of the latents over their pixels, [count, 8 * dim], or NULL. */
+ * maps. pooled: for every slice the means of the latent's channels over their pixels, and with four classifier_levels the root
+ * mean squares of those of levels 1 to 3, [count, rsm_network_pooled_count]; or NULL. */
 resmap_status rsm_plan_encode(rsm_plan *plan, const float *slices, size_t count, float *pooled);
 /* Runs the decoder on the present encodings, which it destroys, and adds the slices encoded. output: [count, height, width]. */
 resmap_status rsm_plan_decode(rsm_plan *plan, float *output);

@@ -1,5 +1,6 @@
 #include "model/network_private.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 enum { FEW = 4 };
@@ -177,7 +178,8 @@ static void clear_plan(rsm_plan *plan)
 static resmap_status allocate(rsm_plan *plan, size_t scratch)
 {
     rsm_device *device = plan->device;
-    size_t dim = plan->config->dim, pixels = plan->slices * plan->height * plan->width, pooled = plan->slices * 8 * dim;
+    size_t dim = plan->config->dim, pixels = plan->slices * plan->height * plan->width;
+    size_t pooled = plan->slices * rsm_network_pooled_count(plan->net);
 
     RSM_TRY(rsm_buffer_create(device, pixels, &plan->input));
     RSM_TRY(rsm_buffer_create(device, 2 * dim * pixels, &plan->level0));
@@ -609,7 +611,7 @@ resmap_status rsm_plan_encode(rsm_plan *plan, const float *slices, size_t count,
 {
     size_t pooled_count = rsm_network_pooled_count(plan->net);
     rsm_vector mean = {plan->small, plan->pooled_offset};
-    level_map level, latent;
+    level_map level;
 
     if (count == 0 || count > plan->slices)
         return rsm_fail(plan->env, RESMAP_INTERNAL, "network: %zu slices in a plan for %zu", count, plan->slices);
@@ -627,10 +629,21 @@ resmap_status rsm_plan_encode(rsm_plan *plan, const float *slices, size_t count,
     }
     if (pooled == NULL) return RESMAP_OK;
     for (size_t s = 0; s < count; s++) {
-        latent = slices_of(feature_of(plan, plan->skip[3], 3), s, 1);
-        RSM_TRY(rsm_channel_mean(plan->device, latent.map, part_of(mean, s * pooled_count), pooled_count, latent.height * latent.width));
+        rsm_vector to = part_of(mean, s * pooled_count);
+        level = slices_of(feature_of(plan, plan->skip[3], 3), s, 1);
+        RSM_TRY(rsm_channel_mean(plan->device, level.map, to, 8 * plan->config->dim, level.height * level.width));
+        to = part_of(to, 8 * plan->config->dim);
+        for (int i = 0; i + 1 < (int)plan->config->classifier_levels; i++) {
+            size_t channels = level_channels(plan->net, i);
+            level = slices_of(i == 0 ? encoder0(plan) : feature_of(plan, plan->skip[i], i), s, 1);
+            RSM_TRY(rsm_channel_mean_square(plan->device, level.map, to, channels, level.height * level.width));
+            to = part_of(to, channels);
+        }
     }
-    return rsm_buffer_read(plan->device, plan->small, mean.offset, pooled, count * pooled_count);
+    RSM_TRY(rsm_buffer_read(plan->device, plan->small, mean.offset, pooled, count * pooled_count));
+    for (size_t i = 0; i < count * pooled_count; i++)
+        if (i % pooled_count >= 8 * plan->config->dim) pooled[i] = sqrtf(pooled[i]);
+    return RESMAP_OK;
 }
 
 resmap_status rsm_plan_decode(rsm_plan *plan, float *output)

@@ -20,6 +20,7 @@ static const rsm_config paper = {
     .text_dim = 384,
     .class_count = 4,
     .classifier_views = 1,
+    .classifier_levels = 1,
     .classifier_hidden = 64,
 };
 

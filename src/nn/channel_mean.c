@@ -3,17 +3,20 @@
 #include <stdint.h>
 #include <stdio.h>
 
-resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count)
+static resmap_status channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count, int squares)
 {
     if (channels == 0 || count == 0) return RESMAP_OK;
     RSM_TRY(rsm_check_fp32(device, "channel mean", x, channels, count));
     RSM_TRY(rsm_check_vector(device, "channel mean", mean, channels));
-    RSM_TRY(rsm_profile_next(device, "channel_mean", channels, 0, (double)channels * (double)count,
+    RSM_TRY(rsm_profile_next(device, "channel_mean", channels, 0, (double)channels * (double)count * (1 + squares),
                              (double)channels * (double)count));
     if (rsm_device_is_reference(device)) {
         for (size_t c = 0; c < channels; c++) {
             double sum = 0;
-            for (size_t i = 0; i < count; i++) sum += rsm_map_host(x, c)[i];
+            for (size_t i = 0; i < count; i++) {
+                const double value = rsm_map_host(x, c)[i];
+                sum += squares ? value * value : value;
+            }
             rsm_vector_host(mean)[c] = sum / (double)count;
         }
         return RESMAP_OK;
@@ -22,7 +25,17 @@ resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, s
     char options[32];
     const rsm_cut cut = rsm_cut_rows(device, SIZE_MAX);
     const size_t global[1] = {channels * cut.local[0]};
-    snprintf(options, sizeof options, "-DLANES=%d", (int)cut.local[0]);
+    snprintf(options, sizeof options, "-DLANES=%d -DSQUARES=%d", (int)cut.local[0], squares);
     RSM_TRY(rsm_cut_kernel(device, "channel_mean", "channel_mean", &cut, options, &kernel));
     return RSM_RUN(device, kernel, 1, global, cut.local, RSM_MAP(x), RSM_VECTOR(mean), RSM_INT(count));
+}
+
+resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count)
+{
+    return channel_mean(device, x, mean, channels, count, 0);
+}
+
+resmap_status rsm_channel_mean_square(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count)
+{
+    return channel_mean(device, x, mean, channels, count, 1);
 }

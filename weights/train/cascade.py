@@ -29,10 +29,10 @@ class Restorer:
     @torch.no_grad()
     def pooled(self, x):
         """What the classifier sees of a slice."""
-        full = self.net.pool(self.net.encode(self.tensor(x))[3])[0]
+        full = self.net.pool(self.net.encode(self.tensor(x)))[0]
         if self.net.views == 2:
             pixels = next(iter(self.net.class_pixels.values()))
-            small = self.net.pool(self.net.encode(self.tensor(shrink(x, pixels)))[3])[0]
+            small = self.net.pool(self.net.encode(self.tensor(shrink(x, pixels))))[0]
             full = torch.cat([full, small])
         return full
 

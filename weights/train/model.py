@@ -12,6 +12,8 @@ weights files use (weights/FORMAT.md), so `state_dict()` is the file.
 A prompt enters as one 384-d feature a sample.  It is spatially constant, so its half of the fusing 1x1
 convolution is a bias per channel, and is computed that way here too.
 """
+import math
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -196,7 +198,7 @@ class ResMAP(nn.Module):
     def __init__(self, arch="resmap", dim=48, num_blocks=(4, 6, 6, 8), num_refinement_blocks=4, heads=(1, 2, 4, 8),
                  ffn_expansion_factor=EXPANSION, layer_norm="BiasFree", in_channels=1, out_channels=1,
                  text_dim=TEXT_DIM, classes=("motion", "noise", "bias", "clean"), classifier_hidden=64,
-                 class_pixels=None, classifier_views=1, field_order=0, field_passes=1, field_evidence=None, **ignored):
+                 class_pixels=None, classifier_views=1, classifier_levels=1, field_order=0, field_passes=1, field_evidence=None, **ignored):
         super().__init__()
         if arch not in ("resmap", "restormer"):
             raise ValueError("arch %r" % arch)
@@ -210,6 +212,8 @@ class ResMAP(nn.Module):
                 self.config["class_pixels"] = dict(class_pixels)
             if classifier_views != 1:
                 self.config["classifier_views"] = classifier_views
+            if classifier_levels != 1:
+                self.config["classifier_levels"] = classifier_levels
             if field_order:
                 self.config["field_order"] = field_order
             if field_passes != 1:
@@ -217,7 +221,7 @@ class ResMAP(nn.Module):
             if field_evidence:
                 self.config["field_evidence"] = dict(field_evidence)
         self.arch, self.classes = arch, list(classes)
-        self.class_pixels, self.views = dict(class_pixels or {}), classifier_views
+        self.class_pixels, self.views, self.levels = dict(class_pixels or {}), classifier_views, classifier_levels
         self.field_order, self.field_passes, self.field_evidence = field_order, field_passes, field_evidence
         b, h, e, n = num_blocks, heads, ffn_expansion_factor, layer_norm
         self.patch_embed = PatchEmbed(in_channels, dim)
@@ -239,7 +243,7 @@ class ResMAP(nn.Module):
         self.refinement = stage(num_refinement_blocks, 2 * dim, h[0], e, n)
         self.output = conv3(2 * dim, out_channels)
         if arch == "resmap":
-            self.classifier = Classifier(8 * dim * classifier_views, classifier_hidden, len(classes))
+            self.classifier = Classifier((15 if classifier_levels == 4 else 8) * dim * classifier_views, classifier_hidden, len(classes))
             self.tpf = nn.ModuleDict({"3": TextFusion(8 * dim, h[3], e, n, text_dim),
                                       "2": TextFusion(4 * dim, h[2], e, n, text_dim),
                                       "1": TextFusion(2 * dim, h[1], e, n, text_dim)})
@@ -251,9 +255,12 @@ class ResMAP(nn.Module):
         e3 = self.encoder_level3(self.down2_3(e2))
         return e1, e2, e3, self.latent(self.down3_4(e3))
 
-    @staticmethod
-    def pool(latent):
-        return latent.mean((2, 3))
+    def pool(self, codes):
+        """What the classifier sees of an encoding: the latent's means, and with four levels the root mean squares of the others."""
+        seen = [codes[3].mean((2, 3))]
+        if self.levels == 4:
+            seen += [torch.linalg.vector_norm(c, dim=(2, 3)) / math.sqrt(c[0, 0].numel()) for c in codes[:3]]
+        return torch.cat(seen, 1)
 
     def logits(self, pooled):
         return self.classifier(pooled)

@@ -12,10 +12,11 @@ Each optimizer step sums a few tasks, each repeated as --work says:
 Restoration learns one artifact at a time, as in the paper: what a sample is to be restored to differs from it by that
 artifact alone, but may itself be shaded, noisy or ghosted, so that a step learns to leave the others to theirs.
 Nearly a third of the samples show no air, as behind a mask: else noise and ghosts are looked for there alone.
-The classifier always sees two views: the pooled latent of the slice or crop and that of the shrunken whole slice.
---plain is the paper's way: bias steps work at full resolution, and the classifier sees one view.
+The classifier always sees two views, the slice or crop and the shrunken whole slice, at all four levels.
+--plain is the paper's way: bias steps work at full resolution, and the classifier sees one view's latent.
 Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), then the
 task --filler until all are done, and their gradients are summed.
+--gather trains nothing: it keeps what the classifier sees of the samples of --work, for head.py.
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must, or the steps done (--steps); state is
 kept for resuming, and saved when the process is asked to end (SIGTERM); first.pt is where it began.
 """
@@ -33,18 +34,18 @@ import scipy.ndimage
 import torch
 import torch.distributed
 import torch.nn.functional as F
-import safetensors.numpy
 
 from artifacts import bias_terms
 from data import KINDS, MADE, head
+from export import load
 from fast import accelerate
 from model import ResMAP, initialise
 from views import area_matrix, field, limited, pad8, ratio, view_shape, volume_field
 
 # hidden widths of 2.5 are multiples of 16, on which the CPU kernels of PyTorch are markedly quicker than on 2.66's
 CONFIG = dict(dim=16, num_blocks=[1, 3, 4, 8], num_refinement_blocks=6, heads=[1, 2, 4, 8], ffn_expansion_factor=2.5,
-              layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, field_order=3, field_passes=3)
-PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "field_order", "field_passes")}
+              layer_norm="BiasFree", classifier_hidden=64, class_pixels={"bias": 64}, classifier_views=2, classifier_levels=4, field_order=3, field_passes=3)
+PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "classifier_levels", "field_order", "field_passes")}
 PIXELS = 64
 MASKED = 0.3                     # share of samples
 CLASS = {"motion": 0, "noise": 1, "bias": 2, "clean": 3}
@@ -310,7 +311,13 @@ def large(x, threshold, progress, whole=1.0, shrink=0.5):
 
 
 def begin(net, tensors):
-    """Takes over weights.  Blocks that they lack begin as the identity: what they add is zero at first."""
+    """Takes over weights.  Blocks that they lack begin as the identity: what they add is zero at first; so are levels that the
+    classifier did not see."""
+    old = tensors.get("classifier.fc1.weight")
+    if old is not None and old.shape != net.classifier.fc1.weight.shape:
+        wide = torch.zeros_like(net.classifier.fc1.weight).unflatten(1, (net.views, -1))
+        wide[..., :old.shape[1] // net.views] = old.unflatten(1, (net.views, -1))
+        tensors = dict(tensors, **{"classifier.fc1.weight": wide.flatten(1)})
     lacking, strange = net.load_state_dict(tensors, strict=False)
     stages = ("encoder_level", "latent.", "decoder_level", "refinement.")
     wrong = strange + [k for k in lacking if not k.startswith(stages)]
@@ -380,7 +387,8 @@ def main():
     p.add_argument("--filler", help="a task that a process goes on with until the other processes are done with theirs")
     p.add_argument("--fast", action="store_true", help="the kernels of fast.cpp, which needs a C++ compiler and ninja")
     p.add_argument("--fp32", action="store_true", help="float32 instead of bfloat16, for processors without instructions for the latter")
-    p.add_argument("--start", help="a weights file to start from")
+    p.add_argument("--start", help="a weights file, or a checkpoint's averaged weights, to start from")
+    p.add_argument("--gather", action="store_true", help="train nothing, and leave what the classifier sees and should say in OUT/seen*.npz")
     p.add_argument("--ready", type=float, default=0, help="share of a run's growth of slices that is behind at its start")
     p.add_argument("--save-every", type=float, default=180, help="seconds")
     a = p.parse_args()
@@ -401,8 +409,7 @@ def main():
     optimizers = Optimizers(net, a.peak)
     step, spent, seen = 0, 0.0, 0
     if a.start:
-        begin(net, {k: torch.from_numpy(v.astype(np.float32)) for k, v in safetensors.numpy.load_file(a.start).items()
-                    if not k.startswith("prompts.")})
+        begin(net, {k: v.float() for k, v in load(a.start)["ema"].items()})
         ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
     last = os.path.join(a.out, "last.pt")
     if os.path.exists(last):
@@ -432,27 +439,36 @@ def main():
     def note(k, v):
         sums[k], count[k] = sums.get(k, 0.0) + float(v.detach()), count.get(k, 0) + 1
 
-    def restore(x, cls):
-        """What came out, and the latent's pooled features."""
+    def seen_of(codes):
+        with torch.autocast("cpu", enabled=False):
+            return net.pool([c.float() for c in codes])
+
+    def restore(x, cls, decode=not a.gather):
+        """What came out, and what the classifier sees."""
         nonlocal seen
         h, w = x.shape[-2:]
         xp = pad8(x)
         seen += xp.numel()
         codes = net.encode(xp)
-        out = net.decode(xp, codes, prompts.sample(cls, x.shape[0]))[..., :h, :w]
-        return out.float(), net.pool(codes[3].float())
+        out = net.decode(xp, codes, prompts.sample(cls, x.shape[0]))[..., :h, :w] if decode else x
+        return out.float(), seen_of(codes)
 
     def pooled(x):
         nonlocal seen
         xp = pad8(x)
         seen += xp.numel() // 3
-        return net.pool(net.encode(xp)[3].float())
+        return seen_of(net.encode(xp))
 
     def views(full, g):
-        """What the classifier sees: the pooled latent, and with two views that of the shrunken whole slice."""
+        """What the classifier sees: the slice or crop, and with two views the shrunken whole slice."""
         return full if a.plain else torch.cat([full, pooled(shrunk(g, PIXELS))], 1)
 
+    gathered = []
+
     def classify(features, cls, kind):
+        if a.gather:
+            gathered.extend((f.numpy(), cls, kind) for f in features)
+            return torch.zeros(())
         with torch.autocast("cpu", enabled=False):
             l = net.logits(features)
         note("acc_" + kind, (l.argmax(1) == cls).float().mean())
@@ -489,7 +505,7 @@ def main():
         return loss
 
     def task_noise():
-        if random.random() < 0.35:
+        if a.gather or random.random() < 0.35:
             return task_whole("noise", shrink=0.5)
         size, parts = random.randrange(80, 177, 16), []
         while len(parts) < max(2, 65000 // ranks // size ** 2):          # one product of several crops is quicker than one for each
@@ -510,7 +526,7 @@ def main():
     def after_pass(z, own, at, depth, each):
         """What the network's own pass leaves of the fields, as the program does it (field_passes)."""
         with torch.no_grad():
-            out, _ = restore(z[0], CLASS["bias"])
+            out, _ = restore(z[0], CLASS["bias"], True)
         z, own = z.clone(), own.clone()
         for i in range(0, len(at), each):
             x, y = z[0, i:i + each, 0].numpy(), out[i:i + each, 0].numpy()
@@ -610,7 +626,7 @@ def main():
                 seen += x.numel() // 3
         xp = pad8(x)
         codes = net.encode(xp)
-        full = net.pool(codes[3].float())
+        full = seen_of(codes)
         seen += xp.numel()
         with torch.no_grad():
             gains = [gain(step_of(x, c, codes), x, y).item() for c in range(3)]
@@ -628,6 +644,17 @@ def main():
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
             loss = task()
         loss.backward()
+
+    if a.gather:
+        progress, until = 1.0, time.time() + a.minutes * 60
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
+            while time.time() < until:
+                for kind, task in tasks.items():
+                    for _ in range(reps(kind)):
+                        task()
+        features, classes, kinds = (np.array(v) for v in zip(*gathered))
+        np.savez(os.path.join(a.out, "seen%s.npz" % (rank or "")), features=features, classes=classes, kinds=kinds)
+        return
 
     store = torch.distributed.distributed_c10d._get_default_store() if ranks > 1 else None
     ending = []
