@@ -19,6 +19,10 @@ enum { MOST_TOGETHER = 16, LEAST_BATCHES = RSM_MOST_WORKERS };
 
 enum { DEFAULT_STEPS = 3, NOBODY = -1 };
 
+/* How far below zero, as a share of bright tissue, the median of what is darker than the mean lies in no magnitude image: in noisy ones
+ * it is air's, or above. */
+static const double NEGATIVE_AIR = 0.05;
+
 /* Where encodings wait, in order of preference. */
 typedef enum place { ON_DEVICE, ON_HOST, NOWHERE } place;
 
@@ -680,6 +684,22 @@ static resmap_step *note_step(resmap_volume_report *report, int class_index, con
     return step;
 }
 
+/* Says so where many slices would not have been left alone: a patient may have moved during some slices only. */
+static void tell_other_slices(const cascade *c)
+{
+    size_t classes = c->config->class_count, votes[RESMAP_MAX_CLASSES] = {0}, looked_at = 0;
+
+    for (size_t s = 0; s < c->slicing.slices; s++) {
+        if (c->foreground[s] == 0) continue;
+        votes[argmax(c->probabilities + s * classes, classes)]++;
+        looked_at++;
+    }
+    for (size_t k = 0; k < classes; k++)
+        if ((int)k != c->config->clean && votes[k] >= 2 && 4 * votes[k] >= looked_at)
+            rsm_log(c->env, c->shape[3] > 1 ? RESMAP_LOG_INFO : RESMAP_LOG_WARNING, "%s: %zu of %zu slices look like %s, though the whole is called clean and left; deciding by slice "
+                    "would restore them", c->input_name, votes[k], looked_at, c->config->classes[k]);
+}
+
 /* One decision a step for the whole volume, or none under a forced order. */
 static resmap_status cascade_by_volume(cascade *c, resmap_volume_report *report)
 {
@@ -698,6 +718,7 @@ static resmap_status cascade_by_volume(cascade *c, resmap_volume_report *report)
                   class_index < 0 || class_index != c->config->clean);
         if (!forced && class_index == c->config->clean) {
             drop_encodings(c);
+            tell_other_slices(c);
             report->stopped = "clean";
             return RESMAP_OK;
         }
@@ -1081,10 +1102,26 @@ static resmap_status describe(const cascade *c, resmap_report *report)
     return report->prompt == NULL ? rsm_no_memory(c->env, sizeof *report) : RESMAP_OK;
 }
 
+/* Standardised scans have dark air below zero, but not so far that contract §4 takes them for signed data: steps that multiply
+ * would take it for negative signal. */
+static resmap_status tell_negative_air(const cascade *c, size_t voxels, int *told)
+{
+    double dark;
+
+    if (*told || c->options->no_scale || c->scale.lo != 0) return RESMAP_OK;
+    RSM_TRY(rsm_percentile(c->env, c->volume, c->mask, voxels, -INFINITY, c->scale.mean, 50, &dark));
+    *told = dark < -NEGATIVE_AIR * c->scale.hi;
+    if (*told)
+        rsm_log(c->env, RESMAP_LOG_WARNING, "%s: what is dark lies at %.3g, with bright tissue at %.3g: no magnitude image. Results will be wrong, "
+                "unless its lowest value is subtracted first", c->input_name, dark, c->scale.hi);
+    return RESMAP_OK;
+}
+
 static resmap_status run_frames(cascade *c, const struct resmap_image *input, int classify_only, struct resmap_image *output,
                                 resmap_report *report)
 {
     size_t voxels = c->shape[0] * c->shape[1] * c->shape[2], frames = c->shape[3], constant_frames = 0;
+    int told = 0;
     float *copy = NULL;
     resmap_status status = RESMAP_OK;
 
@@ -1112,6 +1149,7 @@ static resmap_status run_frames(cascade *c, const struct resmap_image *input, in
             continue;
         }
         RSM_CHECK(status);
+        RSM_CHECK(tell_negative_air(c, voxels, &told));
         RSM_CHECK(run_volume(c, classify_only, volume));
     }
     for (size_t f = 0; f < frames; f++)

@@ -4,7 +4,7 @@
  *       KIND: brain (bright blocks on dark ground), noisy (the same with noise), constant, nan (brain with a NaN amid each later row 0),
  *             dark (0, but for one negative voxel),
  *             mask (1 in the middle half of x, else 0), outside (brain, NaN where the mask is 0), last-constant (brain,
- *             the last frame constant)
+ *             the last frame constant), standardised (brain, air at -0.5 and the brightest at 1.8)
  *   tool shape FILE                    print "NX NY NZ FRAMES"
  *   tool differ A B                    print the largest |a - b|; NaN in both at once is no difference
  *   tool differ-where MASK A B         the same where MASK > 0.5, a line "inside outside"
@@ -79,6 +79,7 @@ static void make(char **argv, int argc)
         if (strcmp(kind, "nan") == 0 && x == shape[0] / 2 && i > count / 2 && y == 0) value = NAN;
         if (strcmp(kind, "dark") == 0) value = i == count / 2 ? -3 : 0;
         if (strcmp(kind, "mask") == 0) value = inside;
+        if (strcmp(kind, "standardised") == 0) value = value / 400 - 0.5;
         if (strcmp(kind, "outside") == 0 && !inside) value = NAN;
         data[i] = (float)value;
     }

@@ -48,6 +48,7 @@ CONFIG = dict(dim=16, num_blocks=[1, 3, 4, 8], num_refinement_blocks=6, heads=[1
 PLAIN = {k: v for k, v in CONFIG.items() if k not in ("class_pixels", "classifier_views", "classifier_levels", "field_order", "field_passes")}
 PIXELS = 64
 MASKED = 0.3                     # share of samples
+RESAMPLED = 0.25                 # share of the noisy slices that were interpolated to their grid after acquisition
 CLASS = {"motion": 0, "noise": 1, "bias": 2, "clean": 3}
 
 
@@ -214,11 +215,21 @@ class Pool:
             last, fg, hi = biased(last, z, bias, 4)
             stages.append(last[i])
             top *= hi
+        stages = np.stack(stages)
         if noise:
+            size, grown = stages.shape[1:], random.random() < RESAMPLED
+            if grown:                          # acquired at fewer pixels: what registration and reformatting leave of noise
+                side = int(max(size) * random.uniform(0.45, 0.85))
+                pick = [i] + [k for k in np.random.permutation(len(last))[:2] if k != i]
+                stages, last = (shrunk(torch.from_numpy(v), side).numpy() for v in (stages, last[pick]))
+                i = 0
             y, hi = with_noise(last, i, *noise)
-            stages.append(y)
+            stages = np.concatenate([stages, y[None]])
+            if grown:
+                times, order = [n / m for n, m in zip(size, stages.shape[1:])], random.choice((1, 3, 3))
+                stages = np.stack([scipy.ndimage.zoom(v, times, order=order, mode="nearest", grid_mode=True) for v in stages])
             top *= hi
-        return np.stack(stages) / np.float32(top), threshold
+        return stages.astype(np.float32) / np.float32(top), threshold
 
     def sample(self, kind):
         """One slice with one artifact, and what it is to be restored to: [2, 1, 1, H, W] input, target; threshold.
