@@ -16,7 +16,6 @@ The classifier always sees two views, the slice or crop and the shrunken whole s
 --plain is the paper's way: bias steps work at full resolution, and the classifier sees one view's latent.
 Started by torchrun, the processes take one step together: each does its own part of --work (parts divided by `/`), then the
 task --filler until all are done, and their gradients are summed.
---gather trains nothing: it keeps what the classifier sees of the samples of --work, for head.py.
 The learning rate follows the time spent (warm-up, then cosine), so a run ends when it must, or the steps done (--steps); state is
 kept for resuming, and saved when the process is asked to end (SIGTERM); first.pt is where it began.
 """
@@ -399,7 +398,6 @@ def main():
     p.add_argument("--fast", action="store_true", help="the kernels of fast.cpp, which needs a C++ compiler and ninja")
     p.add_argument("--fp32", action="store_true", help="float32 instead of bfloat16, for processors without instructions for the latter")
     p.add_argument("--start", help="a weights file, or a checkpoint's averaged weights, to start from")
-    p.add_argument("--gather", action="store_true", help="train nothing, and leave what the classifier sees and should say in OUT/seen*.npz")
     p.add_argument("--ready", type=float, default=0, help="share of a run's growth of slices that is behind at its start")
     p.add_argument("--save-every", type=float, default=180, help="seconds")
     a = p.parse_args()
@@ -454,14 +452,14 @@ def main():
         with torch.autocast("cpu", enabled=False):
             return net.pool([c.float() for c in codes])
 
-    def restore(x, cls, decode=not a.gather):
+    def restore(x, cls):
         """What came out, and what the classifier sees."""
         nonlocal seen
         h, w = x.shape[-2:]
         xp = pad8(x)
         seen += xp.numel()
         codes = net.encode(xp)
-        out = net.decode(xp, codes, prompts.sample(cls, x.shape[0]))[..., :h, :w] if decode else x
+        out = net.decode(xp, codes, prompts.sample(cls, x.shape[0]))[..., :h, :w]
         return out.float(), seen_of(codes)
 
     def pooled(x):
@@ -474,12 +472,7 @@ def main():
         """What the classifier sees: the slice or crop, and with two views the shrunken whole slice."""
         return full if a.plain else torch.cat([full, pooled(shrunk(g, PIXELS))], 1)
 
-    gathered = []
-
     def classify(features, cls, kind):
-        if a.gather:
-            gathered.extend((f.numpy(), cls, kind) for f in features)
-            return torch.zeros(())
         with torch.autocast("cpu", enabled=False):
             l = net.logits(features)
         note("acc_" + kind, (l.argmax(1) == cls).float().mean())
@@ -516,7 +509,7 @@ def main():
         return loss
 
     def task_noise():
-        if a.gather or random.random() < 0.35:
+        if random.random() < 0.35:
             return task_whole("noise", shrink=0.5)
         size, parts = random.randrange(80, 177, 16), []
         while len(parts) < max(2, 65000 // ranks // size ** 2):          # one product of several crops is quicker than one for each
@@ -537,7 +530,7 @@ def main():
     def after_pass(z, own, at, depth, each):
         """What the network's own pass leaves of the fields, as the program does it (field_passes)."""
         with torch.no_grad():
-            out, _ = restore(z[0], CLASS["bias"], True)
+            out, _ = restore(z[0], CLASS["bias"])
         z, own = z.clone(), own.clone()
         for i in range(0, len(at), each):
             x, y = z[0, i:i + each, 0].numpy(), out[i:i + each, 0].numpy()
@@ -655,17 +648,6 @@ def main():
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
             loss = task()
         loss.backward()
-
-    if a.gather:
-        progress, until = 1.0, time.time() + a.minutes * 60
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=not a.fp32):
-            while time.time() < until:
-                for kind, task in tasks.items():
-                    for _ in range(reps(kind)):
-                        task()
-        features, classes, kinds = (np.array(v) for v in zip(*gathered))
-        np.savez(os.path.join(a.out, "seen%s.npz" % (rank or "")), features=features, classes=classes, kinds=kinds)
-        return
 
     store = torch.distributed.distributed_c10d._get_default_store() if ranks > 1 else None
     ending = []
