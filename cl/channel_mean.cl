@@ -1,11 +1,11 @@
-/* mean[c] of `count` elements of every channel, or of their squares (SQUARES 1): x[x_offset + c * x_plane + i].
+/* mean[c] of `count` elements of every channel, or their root mean square (RMS 1): x[x_offset + c * x_plane + i].
  * A work-group of LANES items takes a channel (group id 0): item l sums every LANES-th vector, item 0 adds
  * the items up, in order. */
 #ifndef LANES
 #define LANES 1
 #endif
-#ifndef SQUARES
-#define SQUARES 0
+#ifndef RMS
+#define RMS 0
 #endif
 
 __kernel __attribute__((reqd_work_group_size(LANES, 1, 1)))
@@ -18,7 +18,7 @@ void channel_mean(__global const float *x, const int x_offset, const int x_plane
     vec sum = 0.0f;
     for (int i = lane * VECTOR; i < count; i += LANES * VECTOR) {
         const vec value = vec_load_part(float, x + i, count - i);
-#if SQUARES
+#if RMS
         sum += value * value;
 #else
         sum += value;
@@ -32,5 +32,6 @@ void channel_mean(__global const float *x, const int x_offset, const int x_plane
     if (lane == 0)
         for (int l = 1; l < LANES; l++) total += lanes[l];
 #endif
-    if (lane == 0) mean[mean_offset + channel] = total / (float)count;
+    total /= (float)count;
+    if (lane == 0) mean[mean_offset + channel] = RMS ? sqrt(total) : total;
 }

@@ -651,8 +651,8 @@ static void elementwise(void)
             compare(&sum, 1e-7, describe("add", channels, count, 0, l));
             BOTH(rsm_channel_mean(devices[d], map(&x, d), vector(&mean, d), channels, count));
             compare(&mean, count < 100 ? 1e-6 : 1e-5, describe("channel mean", channels, count, 0, l));
-            BOTH(rsm_channel_mean_square(devices[d], map(&x, d), vector(&mean, d), channels, count));
-            compare(&mean, 1e-6, describe("channel mean of squares", channels, count, 0, l));
+            BOTH(rsm_channel_rms(devices[d], map(&x, d), vector(&mean, d), channels, count));
+            compare(&mean, 1e-6, describe("channel rms", channels, count, 0, l));
             drop(&x);
             drop(&value);
             drop(&y);

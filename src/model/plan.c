@@ -1,6 +1,5 @@
 #include "model/network_private.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 enum { FEW = 4 };
@@ -636,14 +635,11 @@ resmap_status rsm_plan_encode(rsm_plan *plan, const float *slices, size_t count,
         for (int i = 0; i + 1 < (int)plan->config->classifier_levels; i++) {
             size_t channels = level_channels(plan->net, i);
             level = slices_of(i == 0 ? encoder0(plan) : feature_of(plan, plan->skip[i], i), s, 1);
-            RSM_TRY(rsm_channel_mean_square(plan->device, level.map, to, channels, level.height * level.width));
+            RSM_TRY(rsm_channel_rms(plan->device, level.map, to, channels, level.height * level.width));
             to = part_of(to, channels);
         }
     }
-    RSM_TRY(rsm_buffer_read(plan->device, plan->small, mean.offset, pooled, count * pooled_count));
-    for (size_t i = 0; i < count * pooled_count; i++)
-        if (i % pooled_count >= 8 * plan->config->dim) pooled[i] = sqrtf(pooled[i]);
-    return RESMAP_OK;
+    return rsm_buffer_read(plan->device, plan->small, mean.offset, pooled, count * pooled_count);
 }
 
 resmap_status rsm_plan_decode(rsm_plan *plan, float *output)

@@ -102,8 +102,8 @@ resmap_status rsm_copy(rsm_device *device, rsm_map x, rsm_map y, size_t channels
 
 /* mean[c] of x[c] over count elements, in a fixed order. */
 resmap_status rsm_channel_mean(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count);
-/* mean[c] of x[c]^2. */
-resmap_status rsm_channel_mean_square(rsm_device *device, rsm_map x, rsm_vector mean, size_t channels, size_t count);
+/* rms[c]: the root mean square, likewise. */
+resmap_status rsm_channel_rms(rsm_device *device, rsm_map x, rsm_vector rms, size_t channels, size_t count);
 
 /* max |a - b| / max |b|; infinite where anything is not finite. */
 double rsm_difference(const float *a, const float *b, size_t count);

@@ -168,15 +168,6 @@ def main():
                 src, now, x, scale = paths[1], whole["clean"], whole["bias"], scaled_whole
             run([a.resmap, "restore", "-f", "--order", kind, "--steps", "1"] + common + [src, dst])
             restored = scale(nibabel.load(dst).get_fdata())
-            if kind == "noise":
-                noisy, plain = resampled(slabs["clean"], axis, 100 + i)
-                enlarged = os.path.join(work, "%d-enlarged.nii" % i)
-                keep(enlarged, noisy, nibabel.load(src).affine)
-                report = os.path.join(work, "%d-report.json" % i)
-                run([a.resmap, "restore", "-f", "--report", report] + common + [enlarged, dst])
-                own, out = scaler(plain), nibabel.load(dst).get_fdata()
-                taken = [s["class"] for s in json.load(open(report))["volumes"][0]["steps"] if s["restored"]]
-                of["enlarged"] = psnr(own(plain), own(noisy)), psnr(own(plain), own(out)), "+".join(taken) or "none"
             before, after = psnr(now, x), psnr(now, restored)
             of["before"][kind], of["gain"][kind] = before, after - before
             cells.append("%.2f → %.2f (%+.2f)" % (before, after, after - before))
@@ -195,6 +186,14 @@ def main():
                 for name, level in (("told", lambda s: np.std(x - clean)), ("measured", lambda s: max(estimate_sigma(s), 1e-5))):
                     z = np.stack([denoise_nl_means(s, 5, 6, 0.8 * level(s), sigma=level(s)) for s in np.moveaxis(x, axis, 0)])
                     of[name] = psnr(clean, np.moveaxis(z, 0, axis)) - before
+                noisy, plain = resampled(slabs["clean"], axis, 100 + i)
+                enlarged, report = (os.path.join(work, "%d-%s" % (i, n)) for n in ("enlarged.nii", "report.json"))
+                keep(enlarged, noisy, nibabel.load(src).affine)
+                run([a.resmap, "restore", "-f", "--report", report] + common + [enlarged, dst])
+                taken = [s["class"] for s in json.load(open(report))["volumes"][0]["steps"] if s["restored"]]
+                own = scaler(plain)
+                of["enlarged"] = [psnr(own(plain), own(v)) for v in (noisy, nibabel.load(dst).get_fdata())]
+                of["taken"] = "+".join(taken) or "none"
         of["line"] = "| " + " | ".join(cells) + " |"
         print(of["line"], flush=True)
         volumes.append(of)
@@ -227,11 +226,11 @@ def main():
                                    for k in KINDS) +
           ", gain within it without and with the mask: " + ", ".join("%s %+.2f and %+.2f" % (k, *np.mean([v["inside"][k] for v in some], 0))
                                                                      for k in KINDS[:2]) for split, some in groups))
+    enlarged = [(split, np.array([v["enlarged"] for v in some])) for split, some in groups]
+    taken = [v["taken"] for v in volumes]
     print("\nNoise before interpolation, default cascade, PSNR before and after: " + "; ".join(
-          "%s: %.2f, %.2f (%+.2f, worst %+.2f)" % (split, *np.mean([v["enlarged"][:2] for v in some], 0), *(f([v["enlarged"][1] - v["enlarged"][0] for v in some])
-                                                                                                         for f in (np.mean, np.min)))
-          for split, some in groups) + "; steps: " + ", ".join("%d %s" % (sum(v["enlarged"][2] == t for v in volumes), t)
-                                                              for t in sorted({v["enlarged"][2] for v in volumes})))
+          "%s: %.2f, %.2f (%+.2f, worst %+.2f)" % (split, *e.mean(0), np.diff(e).mean(), np.diff(e).min()) for split, e in enlarged) +
+          "; steps: " + ", ".join("%d %s" % (taken.count(t), t) for t in sorted(set(taken))))
     print("\nPeers for noise, gain in dB: " + "; ".join(
           "%s: best Gaussian filter %+.2f, non-local means told the level %+.2f, with the level measured %+.2f" % (split, *(np.mean([v[n] for v in some]) for n in ("gauss", "told", "measured"))) for split, some in groups))
     if all("n4" in v for v in volumes):
